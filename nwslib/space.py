@@ -134,9 +134,7 @@ def sample(collection: str, networks: int, seed: int, **fixed: Any) -> xr.Datase
         if name not in VOCABULARY and name not in CONSTANTS:
             raise ValueError(f"unknown property {name!r}. {nearest(name, [*PROPERTIES, *CONSTANTS])}")
     asked = {**CONSTANTS, **COLLECTIONS[collection], **fixed}
-    choices = {
-        name: _choices(name, asked.get(name, VOCABULARY.get(name))) for name in [*PROPERTIES, *CONSTANTS]
-    }
+    choices = {name: _choices(name, asked.get(name, VOCABULARY.get(name))) for name in [*PROPERTIES, *CONSTANTS]}
     draws = _uniform(seed, networks, len(PROPERTIES) + 2)  # (row, column); the last two: network seed, split
     columns = {name: _pick(name, choices[name], draws[:, k]) for k, name in enumerate(PROPERTIES)}
     columns |= {name: _pick(name, choices[name], np.zeros(networks, "uint64")) for name in CONSTANTS}
@@ -190,9 +188,7 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     if "shard" not in design:
         design["shard"] = ("model", _shards(design))
     if len(set(row_keys(design))) < rows:
-        raise ValueError(
-            "two rows of the design share all hyper-parameters and the seed: they are one network"
-        )
+        raise ValueError("two rows of the design share all hyper-parameters and the seed: they are one network")
     return design
 
 

@@ -1,0 +1,1 @@
+"""Scores, maps and plots of what was read from weights."""

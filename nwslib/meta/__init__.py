@@ -1,0 +1,1 @@
+"""Networks, and plain statistics, that read networks."""

@@ -1,0 +1,1 @@
+"""Meta-networks, one file each."""

@@ -1,0 +1,1 @@
+"""Labelled weights on disk: layouts, the schema of a population, and the store. Imports no torch."""
