@@ -147,7 +147,7 @@ def sample(collection: str, networks: int, seed: int, **fixed: Any) -> xr.Datase
 
 
 def complete(design: xr.Dataset) -> xr.Dataset:
-    """Check a design and add what can be derived: ``model``, the constants, ``split`` and ``shard``.
+    """Check a design, and add what can be derived: ``model``, the constants, ``split`` and ``shard``.
 
     Parameters
     ----------
@@ -158,12 +158,13 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The same rows; columns that were there are kept.
+        The same rows; columns that were there are kept, as int64, float64 or text.
 
     Raises
     ------
     ValueError
-        If a column is missing, a value has no meaning, or two rows share their hyper-parameters and seed.
+        If a column is missing, a value has no meaning, or two rows share their number (``model``), or their
+        hyper-parameters and seed.
 
     Examples
     --------
@@ -182,9 +183,12 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     for name, value in {**CONSTANTS, "split": "train"}.items():
         if name not in design:
             design[name] = ("model", np.full(rows, value))
-    for name in (*PROPERTIES, "image_size"):
+    for name in (*PROPERTIES, *CONSTANTS, "seed", "split"):
         for value in np.unique(design[name].values).tolist():
             _check(name, value)
+        design[name] = design[name].astype(_type(name))
+    if len(np.unique(design["model"].values)) < rows or design["model"].dtype.kind not in "iu":
+        raise ValueError("the rows of a design are numbered: 'model' holds a different whole number for each")
     if "shard" not in design:
         design["shard"] = ("model", _shards(design))
     if len(set(row_keys(design))) < rows:
@@ -231,6 +235,8 @@ def _choices(name: str, asked: Any) -> tuple:
     values = tuple(asked) if isinstance(asked, list | tuple | np.ndarray) else (asked,)
     if not values:
         raise ValueError(f"{name}: no value to choose from")
+    if name == "learning_rate" and len(values) > 2:
+        raise ValueError(f"learning_rate is one value or a range [low, high], not {len(values)} values")
     for value in values:
         _check(name, value)
         _check_vocabulary(name, value)
@@ -261,9 +267,13 @@ def _check(name: str, value: Any) -> None:
     elif name == "image_size":
         if value not in (16, 32):
             raise ValueError(f"image_size must be 16 or 32, not {value!r}. {nearest(value, (16, 32))}")
-    elif name == "family":
-        if value != "cnn":
-            raise ValueError(f"unknown family {value!r}. {nearest(value, ['cnn'])}")
+    elif name in ("family", "split"):
+        known = ("cnn",) if name == "family" else ("train", "test")
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}. {nearest(value, known)}")
+    elif name == "seed":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"seed must be a whole number, 0 or larger, not {value!r}")
     else:
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, not {value!r}")
@@ -271,6 +281,14 @@ def _check(name: str, value: Any) -> None:
             raise ValueError(f"filter_size must be odd, not {value}. The nearest is {value + 1}.")
         if name == "depth_conv" and value < 3:
             raise ValueError(f"depth_conv must be at least 3, one convolution per block, not {value}")
+
+
+def _type(name: str) -> type:
+    if name in ("learning_rate", "decay"):
+        return float
+    if name in ("seed", "image_size") or isinstance(VOCABULARY.get(name, ("",))[0], int):
+        return int
+    return str
 
 
 def _pick(name: str, values: tuple, draws: np.ndarray) -> np.ndarray:

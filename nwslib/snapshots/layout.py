@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
 
-LABELS = ("layer", "part", "kind", "unit", "source", "row", "column")
+from nwslib.space import nearest
+
+_WORDS = ("layer", "part", "kind")
+_NUMBERS = ("unit", "source", "row", "column")
+LABELS = _WORDS + _NUMBERS
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,12 @@ class Tensor:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.axes) != len(self.shape) or not set(self.axes) <= set(_NUMBERS):
+            raise ValueError(f"{self.name}: shape {self.shape} needs one axis each of {_NUMBERS}, not {self.axes}")
+        if not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise ValueError(f"{self.name}: a shape holds positive whole numbers, not {self.shape}")
+
     @property
     def name(self) -> str:
         """Layer and kind, ``"conv1.kernel"``."""
@@ -43,7 +55,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of weights."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,14 @@ class Layout:
 
     family: str
     tensors: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        # The family is part of file names.
+        if not isinstance(self.family, str) or not re.fullmatch("[a-z0-9]+", self.family):
+            raise ValueError(f"a family is one word of small letters and digits, not {self.family!r}")
+        names = [tensor.name for tensor in self.tensors]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a layout has at least one tensor, and no two of the same name: {names}")
 
     @property
     def size(self) -> int:
@@ -117,16 +137,32 @@ class Layout:
             ``layer``, ``part``, ``kind`` (text) and ``unit``, ``source``, ``row``, ``column`` (int32, -1 where a
             weight has none), each of shape (w,).
         """
+        return {name: self.label(name) for name in LABELS}
+
+    def label(self, name: str) -> np.ndarray:
+        """Give one of the `labels`.
+
+        Parameters
+        ----------
+        name
+            One of `LABELS`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (w,).
+
+        Raises
+        ------
+        ValueError
+            If there is no such label.
+        """
+        if name in _NUMBERS:
+            return np.concatenate([_positions(tensor, name) for tensor in self.tensors])
+        if name not in _WORDS:
+            raise ValueError(f"unknown label {name!r}. {nearest(name, LABELS)}")
         sizes = [tensor.size for tensor in self.tensors]
-        words = {
-            label: np.repeat([getattr(tensor, label) for tensor in self.tensors], sizes)
-            for label in ("layer", "part", "kind")
-        }
-        numbers = {
-            label: np.concatenate([_positions(tensor, label) for tensor in self.tensors])
-            for label in ("unit", "source", "row", "column")
-        }
-        return words | numbers
+        return np.repeat([getattr(tensor, name) for tensor in self.tensors], sizes)
 
     def to_json(self) -> str:
         """Write the layout as one line of JSON."""
@@ -148,7 +184,7 @@ class Layout:
                 for tensor in fields["tensors"]
             )
             return cls(fields["family"], tensors)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not the JSON of a layout: {error}") from error
 
 
