@@ -1,0 +1,43 @@
+"""Which device computes."""
+
+import torch
+
+from nwslib.space import nearest
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Find the device that a name means.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` (the first CUDA device where there is one, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``,
+        ``"mps"``, or a device that torch already knows.
+
+    Returns
+    -------
+    torch.device
+        A device of this machine.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or this machine has no such device.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    available = _available()
+    if str(device) == "auto":
+        return torch.device("cuda" if "cuda" in available else "cpu")
+    if str(device) not in available:
+        raise ValueError(f"device {str(device)!r} is not available here. {nearest(device, ['auto', *available])}")
+    return torch.device(device)
+
+
+def _available() -> list[str]:
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(["cuda"] if cuda else []), *cuda, *mps]
