@@ -25,14 +25,14 @@ FACES = (
 REGIONS = {
     "sky": ("china.jpg", (0, 195, 330, 460), (0, 195, 460, 560)),
     "pagoda": ("china.jpg", (60, 285, 95, 205), (60, 285, 205, 320)),
-    "lake": ("china.jpg", (205, 290, 355, 470), (205, 265, 470, 545)),
+    "lake": ("china.jpg", (205, 275, 355, 450), (205, 275, 450, 540)),
     "shrubs": ("china.jpg", (335, 427, 0, 110), (335, 427, 110, 195)),
     "bushes": ("china.jpg", (305, 427, 390, 490), (305, 427, 490, 560)),
     "tree": ("china.jpg", (150, 350, 560, 640), (350, 427, 560, 640)),
     "petals": ("flower.jpg", (95, 350, 180, 255), (95, 350, 365, 435)),
     "heart": ("flower.jpg", (170, 275, 255, 315), (170, 275, 315, 360)),
-    "leaf": ("flower.jpg", (50, 210, 0, 130), (210, 320, 0, 130)),
-    "shade": ("flower.jpg", (288, 427, 60, 190), (0, 95, 130, 225)),
+    "leaf": ("flower.jpg", (80, 250, 0, 75), (80, 250, 75, 130)),
+    "dusk": ("flower.jpg", (90, 215, 465, 560), (90, 215, 560, 640)),
 }
 
 _PERIOD = 1024
@@ -57,7 +57,7 @@ def digits() -> Arrays:
 
 def glyphs() -> Arrays:
     """Draw letters in matplotlib's faces, each at its own place, size, slant and turn, in its own ink and paper."""
-    labels, draw = _labels_and_draws(seed=1, columns=16)
+    labels, draw = _labels_and_draws(stream=1, columns=16)
     face = (draw[:, 0] * len(FACES)).astype("int64")
     scale = _between(draw[:, 1], 1.45, 2.4)  # pixels of the mask per pixel of the image
     cosine, sine = _turn(_between(draw[:, 2], -0.16, 0.16))
@@ -68,7 +68,7 @@ def glyphs() -> Arrays:
     u = _each(cosine) * column + _each(sine) * row
     v = _each(cosine) * row - _each(sine) * column
     image = _read(_masks(), labels * len(FACES) + face, _each(scale) * v, _each(scale) * (u + _each(slant) * v))
-    return _split(_coloured(image, draw[:, 6:], noise=0.1, seed=1), labels)
+    return _split(_coloured(image, draw[:, 6:], noise=0.1, stream=1), labels)
 
 
 def patches() -> Arrays:
@@ -80,7 +80,7 @@ def patches() -> Arrays:
 
     samples = load_sample_images()
     photographs = {Path(name).name: image for name, image in zip(samples.filenames, samples.images, strict=True)}
-    labels, draw = _labels_and_draws(seed=2, columns=3)
+    labels, draw = _labels_and_draws(stream=2, columns=3)
     regions = list(REGIONS.values())
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype="uint8")
     for n, label in enumerate(labels):
@@ -95,7 +95,7 @@ def patches() -> Arrays:
 
 def textures() -> Arrays:
     """Make patterns of ten families, each with its own wavelength, turn, phase, two colours and amount of noise."""
-    labels, draw = _labels_and_draws(seed=3, columns=16)
+    labels, draw = _labels_and_draws(stream=3, columns=16)
     wavelength = _between(draw[:, 0], 5.5, 10.0)
     cosine, sine = _turn(_between(draw[:, 1], -0.12, 0.12))
     row, column = _grid()
@@ -106,7 +106,7 @@ def textures() -> Arrays:
         chosen = labels == label
         image[chosen] = family(u[chosen], v[chosen])
     image = 0.5 + _each(_between(draw[:, 4], 0.35, 1.0)) * (image - 0.5)
-    return _split(_coloured(image, draw[:, 6:], noise=0.2, seed=3), labels)
+    return _split(_coloured(image, draw[:, 6:], noise=0.2, stream=3), labels)
 
 
 def _rings(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -134,11 +134,11 @@ def _zigzag(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _clouds(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.clip(0.5 + 1.6 * (_noise(u, v, seed=4) - 0.5), 0, 1)
+    return np.clip(0.5 + 1.6 * (_noise(u, v, stream=4) - 0.5), 0, 1)
 
 
 def _grain(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.clip(0.5 + 1.2 * (_noise(3 * u, 3 * v, seed=5) - 0.5), 0, 1)
+    return np.clip(0.5 + 1.2 * (_noise(3 * u, 3 * v, stream=5) - 0.5), 0, 1)
 
 
 #: Family -> brightness from 0 to 1 at (u, v), the turned coordinates in wavelengths.
@@ -156,9 +156,9 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def _uniform(seed: int, *shape: int) -> np.ndarray:
-    """Give random numbers in [0, 1) from raw Philox output, whose stream the algorithm fixes."""
-    raw = np.random.Philox(key=[20200516, seed]).random_raw(int(np.prod(shape)))
+def _uniform(stream: int, *shape: int) -> np.ndarray:
+    """Give random numbers in [0, 1) from raw Philox output, which the algorithm fixes; one stream per purpose."""
+    raw = np.random.Philox(key=[20200516, stream]).random_raw(int(np.prod(shape)))
     return ((raw >> np.uint64(11)).astype("float64") * 2.0**-53).reshape(shape)
 
 
@@ -166,10 +166,10 @@ def _between(draw: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * draw
 
 
-def _labels_and_draws(seed: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def _labels_and_draws(stream: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Give the label and the random numbers of every image; any first n labels are balanced to within one."""
     labels = np.arange(TRAIN + TEST, dtype="int64") % 10
-    return labels, _uniform(seed, TRAIN + TEST, columns)
+    return labels, _uniform(stream, TRAIN + TEST, columns)
 
 
 def _split(images: np.ndarray, labels: np.ndarray) -> Arrays:
@@ -198,10 +198,10 @@ def _wave(turns: np.ndarray) -> np.ndarray:
     return _WAVE[np.floor(turns * _PERIOD).astype("int64") % _PERIOD]
 
 
-def _noise(u: np.ndarray, v: np.ndarray, seed: int) -> np.ndarray:
+def _noise(u: np.ndarray, v: np.ndarray, stream: int) -> np.ndarray:
     """Interpolate between random numbers on the whole (u, v), another lattice for every image."""
     side = 32
-    lattice = _uniform(seed, len(u), side, side)
+    lattice = _uniform(stream, len(u), side, side)
     image = np.arange(len(u))[:, None, None]
     left, top = np.floor(u).astype("int64"), np.floor(v).astype("int64")
     across, down = u - left, v - top
@@ -241,7 +241,7 @@ def _read(masks: np.ndarray, chosen: np.ndarray, row: np.ndarray, column: np.nda
     return upper * (1 - down) + lower * down
 
 
-def _coloured(image: np.ndarray, draw: np.ndarray, noise: float, seed: int) -> np.ndarray:
+def _coloured(image: np.ndarray, draw: np.ndarray, noise: float, stream: int) -> np.ndarray:
     """Mix a dark and a light colour of each image's own by its brightness (b, y, x), and add noise.
 
     Which of the two stands for 1 is drawn too, so brightness alone says nothing about the class.
@@ -249,7 +249,7 @@ def _coloured(image: np.ndarray, draw: np.ndarray, noise: float, seed: int) -> n
     dark, light = _between(draw[:, 0:3], 0.0, 0.45), _between(draw[:, 3:6], 0.55, 1.0)
     swap = draw[:, 6, None] < 0.5
     paper, ink = np.where(swap, light, dark), np.where(swap, dark, light)
-    speckle = noise * _each(draw[:, 7]) * (2 * _uniform(seed + 100, *image.shape) - 1)
+    speckle = noise * _each(draw[:, 7]) * (2 * _uniform(stream + 100, *image.shape) - 1)
     coloured = np.empty((*image.shape, 3), dtype="uint8")
     for c in range(3):
         shade = _each(paper[:, c]) + _each(ink[:, c] - paper[:, c]) * image + speckle

@@ -445,10 +445,13 @@ def _read_published(part: _Part, root: Path, download: bool) -> _embedded.Arrays
         train = None if part.test_only else _read_split(part, "train", root, download)
         test = _read_split(part, "test", root, download)
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
-        if absent:
+        if absent or (download and isinstance(error, OSError)):
             raise OSError(f"{part.name}: the download to {str(root)!r} failed: {error}") from error
+        if isinstance(error, OSError):
+            raise
         raise ValueError(
-            f"{part.name}: its files under {str(root)!r} are damaged ({error}); delete them and load with download=True"
+            f"{part.name}: its files under {str(root)!r} are damaged (truncated, altered or in another format); "
+            "delete them and load with download=True"
         ) from error
     _check_split(part.name, "test", test, COUNTS[part.base].test)
     if part.test_only:
@@ -488,7 +491,10 @@ def _read_split(part: _Part, split: str, root: Path, download: bool) -> tuple[np
             return found.data.transpose(0, 2, 3, 1), found.labels.astype("int64")
         case base:
             original = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST, "kmnist": datasets.KMNIST}[base]
-            resources = original.resources[2 if part.test_only else 0 :]
-            reader = type(original.__name__, (original,), {"resources": resources})  # the name gives the folder
+            narrowed = {
+                "resources": original.resources[2 if part.test_only else 0 :],
+                "_check_legacy_exist": lambda self: False,  # else old copies in processed/ win over the published files
+            }
+            reader = type(original.__name__, (original,), narrowed)  # the name gives the folder
             found = reader(root, train=split == "train", download=download)
             return found.data.numpy()[..., None], found.targets.numpy().astype("int64")
