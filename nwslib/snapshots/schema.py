@@ -148,10 +148,8 @@ def validate(dataset: xr.Dataset, source: str = "population") -> None:
         are not the layout's, two networks share a row or an id, a status or split is unknown, an accuracy is no share,
         or a network that did not diverge or fail has a weight or an accuracy that is not finite.
     """
-    _check_attributes(dataset, source)
-    for name, variable in (VARIABLES | COORDINATES).items():
-        if name not in LABELS or name in dataset.variables:
-            _check_variable(dataset, name, variable, source)
+    check_attributes(dataset, source)
+    check_variables(dataset, source)
     layout = layout_of(dataset)
     if dataset.sizes["weight"] != layout.size or dataset["snapshot"].values.tolist() != [*range(1, SNAPSHOTS + 1)]:
         raise ValueError(
@@ -166,15 +164,22 @@ def validate(dataset: xr.Dataset, source: str = "population") -> None:
         _check_network(dataset.isel(model=position), source)
 
 
-def _check_attributes(dataset: xr.Dataset, source: str) -> None:
+def check_attributes(dataset: xr.Dataset, source: str) -> None:
+    """Check the attributes of a dataset, without its variables.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, the schema has another major version, or what is to be JSON is not.
+    """
     for name in ATTRIBUTES:
         if name not in dataset.attrs:
             raise ValueError(f"{source}: not a population: attribute {name!r} is missing")
     check_version(str(dataset.attrs["schema_version"]), source)
     for name in ("layout", "parameters", "implementation"):
         try:
-            Layout.from_json(dataset.attrs[name]) if name == "layout" else json.loads(dataset.attrs[name])
-        except ValueError as error:
+            Layout.from_json(dataset.attrs[name]) if name == "layout" else dict(json.loads(dataset.attrs[name]))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{source}: attribute {name!r} is unreadable: {error}") from error
 
 
@@ -188,6 +193,19 @@ def check_version(version: str, source: str) -> None:
     """
     if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
         raise ValueError(f"{source}: schema version {version}, but this library reads {SCHEMA_VERSION}")
+
+
+def check_variables(dataset: xr.Dataset, source: str) -> None:
+    """Check names, dimensions and types of the variables, without reading them; labels on ``weight`` may be absent.
+
+    Raises
+    ------
+    ValueError
+        If a variable is missing, or has other dimensions or another type.
+    """
+    for name, variable in (VARIABLES | COORDINATES).items():
+        if name not in LABELS or name in dataset.variables:
+            _check_variable(dataset, name, variable, source)
 
 
 def _check_variable(dataset: xr.Dataset, name: str, variable: Variable, source: str) -> None:

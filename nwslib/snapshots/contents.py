@@ -1,0 +1,380 @@
+"""What the folder of a population holds: its manifest, and the finished networks that no shard holds yet."""
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.core.indexing import LazilyIndexedArray, MemoryCachedArray
+
+from nwslib import __version__
+from nwslib.snapshots.layout import LABELS, Layout
+from nwslib.snapshots.lazy import Labels, Reader, Rows
+from nwslib.snapshots.schema import (
+    ATTRIBUTES,
+    COORDINATES,
+    SNAPSHOTS,
+    VARIABLES,
+    check_attributes,
+    check_variables,
+    check_version,
+    layout_of,
+)
+
+MANIFEST = "manifest.json"
+COLUMNS = tuple(name for name, variable in COORDINATES.items() if variable.dims == ("model",))
+RESULTS = ("train_accuracy", "valid_accuracy", "test_accuracy")
+_TABLE = (*COLUMNS, *RESULTS, "node", "file")
+_SHARED = ("schema_version", "protocol_version", "parameters")
+_OWN = tuple(name for name in ATTRIBUTES if name not in _SHARED)
+_SHARD = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{5,}\.\d{2,}\.nc")
+_PART = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{8,}\.nc")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds; a writer keeps it up to date.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    shared
+        What all networks share: ``schema_version``, ``protocol_version``, ``parameters``; empty before the first.
+    nodes
+        The other attributes of each architecture, by its name.
+    files
+        ``sha256``, ``bytes``, ``rows`` and ``node`` of each shard, by its name.
+    table
+        Columns with one entry per network: `COLUMNS`, `RESULTS`, ``node``, and ``file``, which is a shard or a part.
+    """
+
+    folder: Path
+    shared: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    table: dict[str, list] = field(default_factory=lambda: {name: [] for name in _TABLE})
+
+    def rows(self, **where: Any) -> list[int]:
+        """Find the networks with the given values (``node="cnn-1a2b3c4d", shard=0``), in design order."""
+        models = self.table["model"]
+        columns = [models, *(self.table[name] for name in where)]
+        wanted = tuple(where.values())
+        found = [row for row, (_, *values) in enumerate(zip(*columns, strict=True)) if tuple(values) == wanted]
+        return sorted(found, key=models.__getitem__)
+
+    def column(self, name: str, rows: Sequence[int]) -> np.ndarray:
+        """Give a column of the table as an array, for some networks."""
+        values = [self.table[name][row] for row in rows]
+        kind = "float64" if name in RESULTS else "text" if name in ("node", "file") else COORDINATES[name].type
+        # JSON has no NaN: it is null in the manifest.
+        return np.array(values, dtype=str if kind == "text" else kind)
+
+    def attributes(self, node: str | None = None) -> dict[str, str]:
+        """Give the schema's attributes of one architecture, or only those that all of them share."""
+        known = {**self.shared, "parameters": json.dumps(self.shared["parameters"]), **self.nodes.get(node, {})}
+        return {name: known[name] for name in ATTRIBUTES if name in known}
+
+    def begin(self, network: xr.Dataset) -> None:
+        """Take what all networks share from the first of them."""
+        self.shared.update({name: network.attrs[name] for name in _SHARED})
+        self.shared["parameters"] = json.loads(network.attrs["parameters"])
+
+    def refuse_others(self, parameters: Mapping[str, Any], protocol: str | None = None) -> None:
+        """Refuse networks that were trained otherwise than those in the folder.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, or the version of the training protocol, differs.
+        """
+        if not self.shared:
+            return
+        here = {"protocol_version": self.shared["protocol_version"], **_flat(self.shared["parameters"])}
+        other = {"protocol_version": protocol or here["protocol_version"], **_flat(json.loads(json.dumps(parameters)))}
+        for name in (*here, *other):
+            if here.get(name) != other.get(name):
+                raise ValueError(
+                    f"the networks in {self.folder} were trained with {name} = {here.get(name)!r}, these with "
+                    f"{other.get(name)!r}. Choose another folder, for example {self.folder.name}-2"
+                )
+
+    def add(self, network: xr.Dataset, file: str) -> None:
+        """Add a network that lies in a file to the table.
+
+        Raises
+        ------
+        ValueError
+            As `refuse_others`.
+        """
+        self.refuse_others(json.loads(network.attrs["parameters"]), network.attrs["protocol_version"])
+        node = layout_of(network).name
+        own = {name: network.attrs[name] for name in _OWN}
+        self.nodes[node] = joined(self.nodes[node], own) if node in self.nodes else own
+        values = {name: network[name].item() for name in COLUMNS}
+        values |= {name: network[name].values[0, -1].item() for name in RESULTS} | {"node": node, "file": file}
+        for name, value in values.items():
+            self.table[name].append(value)
+
+
+def read(folder: Path) -> Contents:
+    """Read the manifest, and the parts that it does not list.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If the manifest is missing while there are networks, or the manifest or a part is truncated, foreign, or of
+        another schema.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no population in {folder}: no such folder. {_nearest_folder(folder)}")
+    before = _manifest_bytes(folder)
+    contents = _parse(folder, before)
+    held = set(contents.table["model"])
+    try:
+        for path in sorted((folder / "parts").glob("*.nc")):
+            if model_of(path) not in held:
+                with opened(path) as network:
+                    contents.add(network, f"parts/{path.name}")
+    except FileNotFoundError:
+        if _manifest_bytes(folder) == before:
+            raise
+    # A writer that merged parts meanwhile removed them after it had replaced the manifest.
+    return contents if _manifest_bytes(folder) == before else read(folder)
+
+
+def read_filled(folder: Path) -> Contents:
+    """Read a folder that must hold at least one network, and all its shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it holds none, or a shard is missing.
+    ValueError
+        As `read`, and if a shard has another size than the manifest says.
+    """
+    contents = read(folder)
+    if not contents.table["model"]:
+        raise FileNotFoundError(f"no population in {folder}: it holds no finished network yet")
+    check_sizes(contents)
+    return contents
+
+
+def opened(path: Path) -> xr.Dataset:
+    """Open a shard or a part with xarray, to be used in a ``with`` statement.
+
+    Raises
+    ------
+    ValueError
+        If it is truncated, not NetCDF, or lacks the attributes of the schema.
+    """
+    try:
+        dataset = xr.open_dataset(path, engine="netcdf4")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated, or not a NetCDF file: {error}") from error
+    try:
+        check_attributes(dataset, str(path))
+        check_variables(dataset, str(path))
+    except ValueError:
+        dataset.close()
+        raise
+    return dataset
+
+
+def assemble(contents: Contents, node: str, rows: Sequence[int], reader: Reader) -> xr.Dataset:
+    """Make a dataset of networks of one architecture, whose variables and labels are read when they are used.
+
+    Parameters
+    ----------
+    contents
+        Of the folder.
+    node
+        The architecture.
+    rows
+        Networks, in design order: all that share a file, or none of them.
+    reader
+        Shared by all datasets of a population.
+    """
+    attributes = contents.attributes(node)
+    layout = Layout.from_json(attributes["layout"])
+    exports = max(1, *(contents.table["n_exports"][row] for row in rows))  # an axis of length 0 can't be stored
+    sizes = {"model": len(rows), "snapshot": SNAPSHOTS, "evaluation": exports, "weight": layout.size}
+    places = _places(contents, rows)
+    variables = {
+        name: Rows(reader, name, places, tuple(sizes[axis] for axis in variable.dims))
+        for name, variable in VARIABLES.items()
+    }
+    coordinates = {name: contents.column(name, rows) for name in COLUMNS}
+    coordinates["snapshot"] = np.arange(1, SNAPSHOTS + 1)
+    # Labels are kept once they were asked for; weights are not, or memory would fill up.
+    coordinates |= {name: MemoryCachedArray(LazilyIndexedArray(Labels(layout, name))) for name in LABELS}
+    return xr.Dataset(
+        {name: _variable(name, LazilyIndexedArray(values)) for name, values in variables.items()},
+        {name: _variable(name, values) for name, values in coordinates.items()},
+        attributes,
+    )
+
+
+def manifest(contents: Contents) -> str:
+    """Write everything but the parts as JSON."""
+    listed = [row for row, file in enumerate(contents.table["file"]) if not file.startswith("parts/")]
+    listed.sort(key=contents.table["model"].__getitem__)
+    table = {name: [_null(values[row]) for row in listed] for name, values in contents.table.items()}
+    implementations = [json.loads(own["implementation"]) for own in contents.nodes.values()]
+    fields = {"library_version": __version__, **contents.shared, "implementation": _union(implementations)}
+    fields |= {"nodes": contents.nodes, "files": contents.files, "table": table}
+    return json.dumps(fields, allow_nan=False, separators=(",", ":"))
+
+
+def joined(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """Join the attributes of networks of one architecture: what differs is listed, the later date is kept."""
+    both = dict(first)
+    for name in ("library_version", "device"):
+        both[name] = "; ".join(dict.fromkeys([*first[name].split("; "), *second[name].split("; ")]))
+    both["implementation"] = json.dumps(_union([json.loads(own["implementation"]) for own in (first, second)]))
+    both["created_at"] = max(first["created_at"], second["created_at"])
+    return both
+
+
+def model_of(part: Path) -> int:
+    """Read the number of the network from the name of its part.
+
+    Raises
+    ------
+    ValueError
+        If the file is not named like a part.
+    """
+    if not _PART.fullmatch(part.name):
+        raise ValueError(f"{part} is not named like a finished network, <node>.<model>.nc: remove it")
+    return int(part.name.split(".")[1])
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """List the files that are named like shards."""
+    return sorted(path for path in folder.glob("*.nc") if _SHARD.fullmatch(path.name))
+
+
+def check_sizes(contents: Contents) -> None:
+    """Check that all shards are there and have the size that the manifest says.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a shard is missing.
+    ValueError
+        If a size differs.
+    """
+    for name, facts in contents.files.items():
+        path = contents.folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing, but {MANIFEST} lists it")
+        if path.stat().st_size != facts["bytes"]:
+            raise ValueError(
+                f"{path} is truncated or was changed: it has {path.stat().st_size} bytes, but {MANIFEST} says "
+                f"{facts['bytes']}"
+            )
+
+
+def _parse(folder: Path, text: bytes) -> Contents:
+    path = folder / MANIFEST
+    if not text:
+        if shards_in(folder) or [*folder.glob("parts/*.nc")]:
+            raise FileNotFoundError(f"{path} is missing, but the folder holds networks: put it back")
+        return Contents(folder)
+    try:
+        fields = json.loads(text)
+        check_version(str(fields["schema_version"]), str(path))
+        contents = Contents(
+            folder,
+            {name: fields[name] for name in _SHARED},
+            {node: {name: own[name] for name in _OWN} for node, own in fields["nodes"].items()},
+            {
+                name: {key: facts[key] for key in ("sha256", "bytes", "rows", "node")}
+                for name, facts in fields["files"].items()
+            },
+            {name: fields["table"][name] for name in _TABLE},
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated, or not the manifest of a population: {error!r}") from error
+    _check_names(contents, path)
+    return contents
+
+
+def _check_names(contents: Contents, path: Path) -> None:
+    """Check that the manifest agrees with itself, and leads nowhere outside its folder."""
+    for name in contents.files:
+        if not _SHARD.fullmatch(name):
+            raise ValueError(f"{path} lists {name!r}, which is not named like a shard, <node>.<shard>.<rows>.nc")
+    if len({len(values) for values in contents.table.values()}) != 1:
+        raise ValueError(f"{path}: the columns of the table differ in length")
+    rows = Counter(contents.table["file"])
+    if rows != {name: facts["rows"] for name, facts in contents.files.items()}:
+        raise ValueError(f"{path}: files and table don't tell the same number of networks")
+    if not set(contents.table["node"]) <= contents.nodes.keys():
+        raise ValueError(f"{path}: the table names an architecture that is not among the nodes")
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _places(contents: Contents, rows: Sequence[int]) -> list[tuple[str, int]]:
+    """Give file and row of each network: the rows of a file are in design order too."""
+    seen: Counter[str] = Counter()
+    places = []
+    for row in rows:
+        name = contents.table["file"][row]
+        places.append((str(contents.folder / name), seen[name]))
+        seen[name] += 1
+    return places
+
+
+def _variable(name: str, values: Any) -> xr.Variable:
+    known = (VARIABLES | COORDINATES)[name]
+    described = {"long_name": known.meaning, "units": known.units}
+    return xr.Variable(known.dims, values, {key: text for key, text in described.items() if text})
+
+
+def _union(implementations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Give the implementation of each operator, or a list where several were used."""
+    used: dict[str, list] = {}
+    for implementation in implementations:
+        for operator, names in implementation.items():
+            for name in names if isinstance(names, list) else [names]:
+                if name not in used.setdefault(operator, []):
+                    used[operator].append(name)
+    return {operator: names[0] if len(names) == 1 else names for operator, names in used.items()}
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries: ``{"images": {"digits": 1}}`` becomes ``{"images.digits": 1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, float) and value != value else value
+
+
+def _nearest_folder(folder: Path) -> str:
+    """Name the nearest folder that exists: one with a similar name, else the first parent that is there."""
+    parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    wanted = folder.absolute().relative_to(parent).parts[0]
+    known = sorted(path.name for path in parent.iterdir() if path.is_dir())
+    close = difflib.get_close_matches(wanted, known, n=1)
+    return f"The nearest that exists is {parent / close[0] if close else parent}"
