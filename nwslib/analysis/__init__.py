@@ -1,1 +1,5 @@
-"""Scores, maps and plots of what was read from weights."""
+"""What was read from weights: scores, maps and figures. Works without torch."""
+
+from nwslib.analysis import maps, plots, scores
+
+__all__ = ["maps", "plots", "scores"]

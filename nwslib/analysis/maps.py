@@ -1,0 +1,51 @@
+"""What, where and when: arrays that figures are drawn from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from nwslib.snapshots.schema import layout_of
+
+
+def project(population: xr.Dataset, models: Sequence[int] | None = None, components: int = 2) -> xr.DataArray:
+    """Project the snapshots of some networks of one architecture on their principal components.
+
+    Parameters
+    ----------
+    population
+        One architecture's dataset.
+    models
+        Numbers (``model``) of the networks; all by default. Diverged and failed ones are left out. All their snapshots
+        are in memory at once, so choose a few hundred at most.
+    components
+        Number of components.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dimensions ``model``, ``snapshot``, ``component``, with the coordinates of the networks and ``share``
+        (component), the share of the variance along each. The largest coordinate of each component is positive.
+
+    Raises
+    ------
+    KeyError
+        If a network is not in the population.
+    ValueError
+        If no network is left.
+    """
+    chosen = population if models is None else population.sel(model=list(models))
+    chosen = chosen.isel(model=np.flatnonzero(~np.isin(chosen["status"].values, ["diverged", "failed"])))
+    if not chosen.sizes["model"]:
+        raise ValueError(f"no network of {layout_of(population).name} is left to project: all diverged or failed")
+    shape = (chosen.sizes["model"], chosen.sizes["snapshot"])
+    vectors = chosen["weights"].values.reshape(shape[0] * shape[1], -1).astype("float64")
+    vectors -= vectors.mean(axis=0)
+    # Far fewer snapshots than weights: the eigenvectors of the small product of the two give the coordinates.
+    values, vectors = np.linalg.eigh(vectors @ vectors.T)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    points = vectors[:, :components] * np.sqrt(np.maximum(values[:components], 0))
+    points *= np.sign(points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])])
+    coordinates = {name: place for name, place in chosen.coords.items() if place.dims in (("model",), ("snapshot",))}
+    coordinates["share"] = ("component", values[:components] / values.sum())
+    return xr.DataArray(points.reshape(*shape, -1), coordinates, ("model", "snapshot", "component"), name="projection")

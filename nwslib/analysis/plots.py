@@ -1,0 +1,471 @@
+"""Figures: one function per kind, axes in, axes out."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from nwslib.snapshots.schema import layout_of
+from nwslib.space import nearest
+
+#: Colours that remain distinct for colour-blind readers, from Okabe and Ito, "Color universal design", 2008.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+
+_MUTED = "#6B6B6B"
+_GRID = "#E3E3E3"
+_CHANCE = {"color": "#222222", "linewidth": 1.5, "linestyle": (0, (2, 1.5)), "label": "chance"}
+_RING = {"color": _MUTED, "marker": "o", "markersize": 4.5, "markerfacecolor": "white", "linestyle": "none"}
+_DOT = {"color": _MUTED, "marker": "o", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
+_SAMPLED_NETWORKS = 64  # per value in a histogram of weights
+
+
+def style() -> None:
+    """Set one restrained look for all figures of a session: text that reads well at 700 pixels, white, few lines."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 200,
+            "font.size": 10.5,
+            "axes.titlesize": 10.5,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.labelsize": 10.5,
+            "axes.labelcolor": "#333333",
+            "axes.edgecolor": "#9A9A9A",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": False,
+            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "grid.color": _GRID,
+            "xtick.color": "#333333",
+            "ytick.color": "#333333",
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "legend.frameon": False,
+            "legend.fontsize": 10,
+            "lines.linewidth": 1.8,
+        }
+    )
+
+
+def accuracy_bars(table: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the accuracy of each property as bars, the methods side by side, and mark chance.
+
+    Parameters
+    ----------
+    table
+        From `nwslib.analysis.scores.table`, of classes; one reading per property and method.
+    ax
+        Axes to draw on; about half an inch of height for each property suits two methods.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Properties from the best read at the top to the worst, 95 % intervals as whiskers.
+
+    Raises
+    ------
+    ValueError
+        If there are two readings of one property with one method.
+    """
+    methods = list(dict.fromkeys(table["method"].values.tolist()))
+    best = {name: rows["accuracy"].values.max() for name, rows in table.groupby("property")}
+    properties = sorted(best, key=best.get)
+    pairs = list(zip(table["property"].values.tolist(), table["method"].values.tolist(), strict=True))
+    if len(set(pairs)) < len(pairs):
+        raise ValueError("a bar is one reading: the table has two of one property with one method")
+    height = 0.8 / len(methods)
+    for row, (name, method) in enumerate(pairs):
+        one = table.isel(reading=row)
+        y = properties.index(name) + 0.4 - height * (methods.index(method) + 0.5)
+        value, low, high = (one[key].item() for key in ("accuracy", "low", "high"))
+        ax.barh(y, value, height * 0.9, color=PALETTE[methods.index(method)], alpha=0.85)
+        ax.plot([low, high], [y, y], color="#222222", linewidth=1.2)
+        ax.text(high + 0.012, y, f"{value:.0%}", va="center", color="#333333", fontsize=9)
+        middle = properties.index(name)
+        ax.plot([one["chance"].item()] * 2, [middle - 0.44, middle + 0.44], **_CHANCE)
+    _key(ax, [(PALETTE[place], method) for place, method in enumerate(methods)], [_CHANCE])
+    ax.set_yticks(range(len(properties)), [_words(name) for name in properties])
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, 1.09), xlabel="accuracy on networks never seen", ylim=(-0.6, len(properties) - 0.4))
+    return _percent(ax.xaxis, ax)
+
+
+def accuracy_by(table: xr.Dataset, x: str, ax: Axes, by: str = "property") -> Axes:
+    """Draw the accuracy against a parameter of the reading, one line per property, with its 95 % interval.
+
+    Parameters
+    ----------
+    table
+        From `nwslib.analysis.scores.table`, of classes.
+    x
+        A numerical variable of the table, such as ``"length"`` or ``"snapshot"``; logarithmic where its values are
+        positive and span more than a factor of 20.
+    ax
+        Axes to draw on.
+    by
+        What distinguishes the lines: ``"property"``, ``"method"``, ``"part"``, ...
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Lines named at their ends; each line's chance level dotted in its colour.
+
+    Raises
+    ------
+    ValueError
+        If `x` or `by` is no variable of the table, or `x` is not numerical.
+    """
+    for name in (x, by):
+        if name not in table:
+            raise ValueError(f"unknown variable {name!r}. {nearest(name, table.data_vars)}")
+    if table[x].dtype.kind not in "fi":
+        raise ValueError(f"{x} is not a number in this table: choose another x")
+    ends, lines = [], table.groupby(by)
+    shade = 0.16 if len(lines) <= 3 else 0.07  # many bands overlap
+    for place, (name, rows) in enumerate(lines):
+        line, colour = rows.sortby(x), PALETTE[place % len(PALETTE)]
+        ax.fill_between(line[x].values, line["low"].values, line["high"].values, color=colour, alpha=shade, linewidth=0)
+        ax.plot(line[x].values, line["accuracy"].values, color=colour, marker="o", markersize=4)
+        ax.plot(line[x].values, line["chance"].values, color=colour, linewidth=1.2, linestyle=(0, (1, 2.5)))
+        ends.append((line[x].values[-1], line["accuracy"].values[-1], _words(name), colour))
+    _scale(ax, np.unique(table[x].values))
+    ax.set(ylim=(0, 1.02), xlabel=_words(x), ylabel="accuracy (dotted: chance)")
+    _name_ends(ax, ends)
+    return _percent(ax.yaxis, ax)
+
+
+def confusion(matrix: xr.DataArray, ax: Axes) -> Axes:
+    """Draw a confusion matrix: of the networks of each class, which share was taken for which.
+
+    Parameters
+    ----------
+    matrix
+        From `nwslib.analysis.scores.confusion`.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Rows are truths, with the number of networks; shares in percent.
+    """
+    counts = matrix.values
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.6 else "#333333" if counts[row, column] else "#A8A8A8"
+        ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
+    names = [_words(name) for name in matrix["prediction"].values.tolist()]
+    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 7 else {}
+    ax.set_xticks(range(len(names)), names, **slant)
+    ax.set_yticks(range(len(names)), [f"{name} ({total})" for name, total in zip(names, totals, strict=True)])
+    ax.set(xlabel="read as (% of the row)", ylabel="truth (networks)")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def curves(population: xr.Dataset, ax: Axes, by: str = "optimizer", curve: str = "test_accuracy") -> Axes:
+    """Draw accuracy against epoch: the median network of each value of a property, and the middle half as a band.
+
+    Parameters
+    ----------
+    population
+        One architecture's dataset, or any with ``curve_*`` on ``(model, evaluation)``.
+    ax
+        Axes to draw on.
+    by
+        A property.
+    curve
+        ``"test_accuracy"``, ``"valid_accuracy"``, ``"train_accuracy"`` or ``"train_loss"``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A network that has stopped counts on with its last value.
+
+    Raises
+    ------
+    ValueError
+        If the property or the curve is unknown.
+    """
+    known = [name.removeprefix("curve_") for name in population.data_vars if name.startswith("curve_")]
+    if curve not in known:
+        raise ValueError(f"unknown curve {curve!r}. {nearest(curve, known)}")
+    values = _hold(population[f"curve_{curve}"].values)
+    ends = []
+    for place, (name, members) in enumerate(_members(population, by)):
+        low, middle, high = _quartiles(values[members])
+        colour, epochs = PALETTE[place % len(PALETTE)], np.arange(values.shape[1])
+        ax.fill_between(epochs, low, high, color=colour, alpha=0.13, linewidth=0)
+        ax.plot(epochs, middle, color=colour)
+        ends.append((epochs[-1], middle[-1], _words(name), colour))
+    ax.set(xlabel="epoch", ylabel=_words(curve))
+    if curve == "train_loss":
+        _name_ends(ax, ends)
+        return ax
+    ax.set_ylim(0, 1.02)
+    _name_ends(ax, ends)
+    return _percent(ax.yaxis, ax)
+
+
+def weight_histogram(
+    population: xr.Dataset, ax: Axes, by: str = "initialization", snapshot: int = 20, tensor: str | None = None
+) -> Axes:
+    """Draw how weights are distributed, one outline per value of a property.
+
+    Parameters
+    ----------
+    population
+        One architecture's dataset; at most 64 networks of each value are read.
+    ax
+        Axes to draw on.
+    by
+        A property.
+    snapshot
+        Which snapshot.
+    tensor
+        One tensor, such as ``"conv1.kernel"``; all weights by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Densities on a logarithmic axis; the outermost 0.5 % of the weights on either side are not shown.
+
+    Raises
+    ------
+    ValueError
+        If the property or the tensor is unknown.
+    """
+    layout = layout_of(population)
+    if tensor is not None and tensor not in layout.slices:
+        raise ValueError(f"unknown tensor {tensor!r}. {nearest(tensor, layout.slices)}")
+    place = slice(None) if tensor is None else layout.slices[tensor]
+    weights = population["weights"].sel(snapshot=snapshot).isel(weight=place)
+    samples = {
+        name: weights.isel(model=members[:_SAMPLED_NETWORKS]).values.ravel()
+        for name, members in _members(population, by)
+    }
+    low, high = np.quantile(np.concatenate(list(samples.values())), [0.005, 0.995])
+    edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 0.5, low + 0.5, 81)
+    for number, sample in enumerate(samples.values()):
+        counts, _ = np.histogram(sample, edges)
+        density = counts / (len(sample) * np.diff(edges))
+        colour = PALETTE[number % len(PALETTE)]
+        ax.stairs(np.where(density > 0, density, np.nan), edges, color=colour, linewidth=1.5, baseline=None)
+    _key(ax, [(PALETTE[number % len(PALETTE)], _words(name)) for number, name in enumerate(samples)])
+    ax.set(yscale="log", xlabel=f"{'weight' if tensor is None else tensor} at snapshot {snapshot}", ylabel="density")
+    return ax
+
+
+def trajectory(points: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
+    """Draw the way of each network through weight space, from its initialisation (ring) to its end (dot).
+
+    Parameters
+    ----------
+    points
+        From `nwslib.analysis.maps.project`.
+    ax
+        Axes to draw on.
+    by
+        The property that gives the colour.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        First against second component, each with its share of the variance.
+    """
+    groups = _members(points, by)
+    for place, (_, members) in enumerate(groups):
+        colour = PALETTE[place % len(PALETTE)]
+        for member in members:
+            x, y = points.values[member, :, :2].T
+            ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.6)
+            ax.plot(x[0], y[0], **_RING | {"color": colour})
+            ax.plot(x[-1], y[-1], **_DOT | {"color": colour})
+    colours = [(PALETTE[place % len(PALETTE)], _words(name)) for place, (name, _) in enumerate(groups)]
+    _key(ax, colours, [_RING | {"label": "start"}, _DOT | {"label": "end"}])
+    shares = points["share"].values
+    ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
+    return ax
+
+
+def image_grid(images: np.ndarray, labels: Sequence[str], ax: Axes, columns: int = 10) -> Axes:
+    """Draw images in rows, one row per label.
+
+    Parameters
+    ----------
+    images
+        uint8, shape (b, y, x, c).
+    labels
+        What each image is: its class, or the set it is from; rows follow their first appearance.
+    ax
+        Axes to draw on.
+    columns
+        Images in a row at most.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Labels on the left, no other ink.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each image.
+    """
+    images = np.asarray(images)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+    names = list(dict.fromkeys(labels))
+    side, gap = images.shape[1], max(1, images.shape[1] // 16)
+    step = side + gap
+    sheet = np.full((len(names) * step - gap, columns * step - gap, 3), 255, dtype="uint8")
+    for row, name in enumerate(names):
+        chosen = [image for image, label in zip(images, labels, strict=True) if label == name]
+        for column, image in enumerate(chosen[:columns]):
+            sheet[row * step : row * step + side, column * step : column * step + side] = image
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([row * step + (side - 1) / 2 for row in range(len(names))], [str(name) for name in names])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def design_overview(design: xr.Dataset, axes: Sequence[Axes] | np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draw how often each value of some properties occurs in a design, one axes per property.
+
+    Parameters
+    ----------
+    design
+        From `nwslib.space.sample`, or the table of a population.
+    axes
+        As many axes as properties, or more; those left over are hidden.
+    names
+        Properties.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+        The axes given, flattened. Continuous values are counted in ten bins.
+
+    Raises
+    ------
+    ValueError
+        If there are too few axes, or a property is unknown.
+    """
+    flat = np.ravel(np.asarray(axes, dtype=object))
+    if len(flat) < len(names):
+        raise ValueError(f"{len(names)} properties need as many axes, not {len(flat)}")
+    for name, ax in zip(names, flat, strict=False):
+        values = _property(design, name)
+        if values.dtype.kind == "f":
+            ax.hist(values, bins=10, color=PALETTE[0], alpha=0.85, rwidth=0.92)
+            ax.set_yticks([])
+            ax.set_xticks([values.min(), values.max()], [f"{values.min():.2g}", f"{values.max():.2g}"])
+            ax.spines["left"].set_visible(False)
+        else:
+            known, counts = np.unique(values, return_counts=True)
+            ax.barh(range(len(known)), counts, color=PALETTE[0], alpha=0.85, height=0.75)
+            ax.set_yticks(range(len(known)), [_words(value) for value in known])
+            ax.invert_yaxis()
+            for row, count in enumerate(counts):
+                ax.text(count, row, f" {count}", va="center", fontsize=9, color="#333333")
+            ax.set(xticks=[], xlim=(0, 1.25 * counts.max()))
+            ax.spines["bottom"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(_words(name))
+    for ax in flat[len(names) :]:
+        ax.set_visible(False)
+    return flat
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _percent(axis: mpl.axis.Axis, ax: Axes) -> Axes:
+    axis.set_major_locator(mpl.ticker.MultipleLocator(0.25))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.grid(True)
+    return ax
+
+
+def _scale(ax: Axes, values: np.ndarray) -> None:
+    """Put ticks at the values where they do not collide; logarithmic where values span orders of magnitude."""
+    logarithmic = values[0] > 0 and values[-1] > 20 * values[0]
+    places = np.log(values) if logarithmic else values
+    kept = [len(values) - 1]
+    for place in reversed(range(len(values) - 1)):
+        if places[kept[-1]] - places[place] > 0.07 * (places[-1] - places[0]):
+            kept.append(place)
+    ax.set_xscale("log" if logarithmic else "linear")
+    ax.set_xticks(values[kept], [f"{value:,}" for value in values[kept]])
+    ax.minorticks_off()
+
+
+def _property(data: xr.Dataset | xr.DataArray, name: str) -> np.ndarray:
+    held = data.variables if isinstance(data, xr.Dataset) else data.coords
+    known = [column for column in held if data[column].dims == ("model",)]
+    if name not in known:
+        raise ValueError(f"unknown property {name!r}. {nearest(name, known)}")
+    return data[name].values
+
+
+def _members(data: xr.Dataset | xr.DataArray, by: str) -> list[tuple[object, np.ndarray]]:
+    """Give each value of a property with the positions of its networks, without diverged and failed ones."""
+    values, status = _property(data, by), _property(data, "status")
+    if len(np.unique(values)) > len(PALETTE):
+        raise ValueError(f"{by} has {len(np.unique(values))} values, but there are {len(PALETTE)} colours")
+    sound = ~np.isin(status, ["diverged", "failed"])
+    groups = [(value, np.flatnonzero(sound & (values == value))) for value in np.unique(values)]
+    return [(value, members) for value, members in groups if len(members)]
+
+
+def _hold(values: np.ndarray) -> np.ndarray:
+    """Repeat the last number of each row over the padding behind it."""
+    places = np.where(np.isnan(values), 0, np.arange(values.shape[1]))
+    return np.take_along_axis(values, np.maximum.accumulate(places, axis=1), axis=1)
+
+
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    """Give the quartiles of each column; NaN where a column has no number."""
+    filled = ~np.isnan(values).all(axis=0)
+    found = np.full((3, values.shape[1]), np.nan)
+    found[:, filled] = np.nanquantile(values[:, filled], [0.25, 0.5, 0.75], axis=0)
+    return found
+
+
+def _key(ax: Axes, entries: Sequence[tuple[str, str]], lines: Sequence[dict] = ()) -> None:
+    """Name the colours above the axes, in the order of drawing, and the lines or markers after them."""
+    handles = [mpl.patches.Patch(color=colour, alpha=0.85, label=text) for colour, text in entries]
+    handles += [mpl.lines.Line2D([], [], **line) for line in lines]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    ax.legend(
+        handles=handles, ncols=min(5, len(handles)), handlelength=1.3, columnspacing=1.3, handletextpad=0.5, **place
+    )
+
+
+def _name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the name of each line at its end, moved apart where lines end close together."""
+    low, high = ax.get_ylim()
+    gap = (high - low) * 0.065
+    heights: list[float] = []
+    ordered = sorted(ends, key=lambda end: end[1])
+    for _, y, _, _ in ordered:
+        heights.append(y if not heights else max(y, heights[-1] + gap))
+    for place in reversed(range(len(heights))):  # push down again what was pushed over the top
+        ceiling = high if place == len(heights) - 1 else heights[place + 1] - gap
+        heights[place] = min(heights[place], ceiling)
+    for (x, _, text, colour), height in zip(ordered, heights, strict=True):
+        ax.annotate(text, (x, height), (8, 0), textcoords="offset points", va="center", color=colour)
