@@ -225,7 +225,7 @@ def _check_table(dataset: xr.Dataset, source: str) -> None:
         if (counts > 1).any():
             raise ValueError(f"{source}: two networks share the {name} {values[counts > 1][0]}")
     for name, known in (("status", STATUS), ("split", SPLITS)):
-        for number, value in zip(dataset["model"].values, dataset[name].values, strict=True):
+        for number, value in zip(dataset["model"].values.tolist(), dataset[name].values.tolist(), strict=True):
             if value not in known:
                 raise ValueError(f"{source}: network {number} has {name} {value!r}. {nearest(value, known)}")
 

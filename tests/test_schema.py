@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nwslib.snapshots import fake, layout_of, validate
+from nwslib.snapshots.layout import LABELS
+from nwslib.snapshots.schema import ATTRIBUTES, COORDINATES, SCHEMA_VERSION, VARIABLES
+from nwslib.space import CONSTANTS, PROPERTIES, sample
+
+
+@pytest.fixture(scope="module")
+def population():
+    networks = list(fake.population(sample("nws_small", 3, seed=0), diverged=[1]))
+    longest = max(network.sizes["evaluation"] for network in networks)
+    padded = [network.pad(evaluation=(0, longest - network.sizes["evaluation"])) for network in networks]
+    return xr.concat(padded, "model", data_vars="minimal", combine_attrs="override")
+
+
+def test_the_schema_knows_every_property_and_label():
+    assert [name for name in COORDINATES if name in PROPERTIES] == list(PROPERTIES)
+    assert [name for name in COORDINATES if name in LABELS] == list(LABELS)
+    assert {*CONSTANTS, "seed", "split", "shard", "id", "status"} <= set(COORDINATES)
+
+
+def test_every_entry_says_what_it_means():
+    assert all(variable.meaning for variable in (VARIABLES | COORDINATES).values())
+    assert all(ATTRIBUTES.values())
+    axes = {axis for variable in (VARIABLES | COORDINATES).values() for axis in variable.dims}
+    assert axes == {"model", "snapshot", "weight", "evaluation"}
+
+
+def test_a_population_passes_with_and_without_labels(population):
+    validate(population)
+    layout = layout_of(population)
+    labelled = population.assign_coords({name: ("weight", values) for name, values in layout.labels().items()})
+    validate(labelled)
+    wrong = labelled.assign_coords(unit=("weight", labelled["unit"].values[::-1]))
+    with pytest.raises(ValueError, match="the labels 'unit' are not those of the layout"):
+        validate(wrong)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_a_missing_attribute_is_named(population, name):
+    broken = population.copy()
+    del broken.attrs[name]
+    with pytest.raises(ValueError, match=f"a.nc: not a population: attribute '{name}' is missing"):
+        validate(broken, "a.nc")
+
+
+@pytest.mark.parametrize("name", [name for name in VARIABLES | COORDINATES if name not in LABELS])
+def test_a_missing_or_mistyped_variable_is_named(population, name):
+    with pytest.raises(ValueError, match=f"variable '{name}' is missing"):
+        validate(population.drop_vars(name))
+    other = "int16" if (VARIABLES | COORDINATES)[name].type != "text" else "S3"
+    clean = population.fillna(0) if other == "int16" else population
+    with pytest.raises(ValueError, match=f"{name} has type .*, but the schema says"):
+        validate(clean.assign({name: clean[name].astype(other)}))
+
+
+def test_other_dimensions_are_refused(population):
+    with pytest.raises(ValueError, match=r"epoch has dimensions \('model',\), but the schema says"):
+        validate(population.assign(epoch=population["epoch"][:, 0].drop_vars("snapshot")))
+
+
+def test_unreadable_json_is_named(population):
+    for name in ("layout", "parameters", "implementation"):
+        for text in ("{", "7"):
+            with pytest.raises(ValueError, match=f"a.nc: attribute '{name}' is unreadable"):
+                validate(population.assign_attrs({name: text}), "a.nc")
+
+
+def test_another_major_version_is_refused_and_another_minor_one_is_not(population):
+    major, minor = SCHEMA_VERSION.split(".")
+    validate(population.assign_attrs(schema_version=f"{major}.{int(minor) + 7}"))
+    with pytest.raises(ValueError, match=f"schema version {int(major) + 1}.0, but this library reads"):
+        validate(population.assign_attrs(schema_version=f"{int(major) + 1}.0"))
+
+
+def test_the_vector_has_the_length_of_the_layout_and_20_snapshots(population):
+    with pytest.raises(ValueError, match=r"20 snapshots of 1600 weights, but cnn-.* of 1676"):
+        validate(population.isel(weight=slice(0, 1600)))
+    with pytest.raises(ValueError, match="19 snapshots"):
+        validate(population.isel(snapshot=slice(1, None)))
+    with pytest.raises(ValueError, match="has snapshots 1 to 20"):
+        validate(population.assign_coords(snapshot=np.arange(20)))
+
+
+def test_layout_of_needs_the_attribute(population):
+    assert layout_of(population).to_json() == json.dumps(json.loads(population.attrs["layout"]), separators=(",", ":"))
+    with pytest.raises(ValueError, match="attribute 'layout' is missing"):
+        layout_of(xr.Dataset())
+
+
+def _with(population, name, position, value):
+    changed = population.copy(deep=True)
+    changed[name][position] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "value", "message"),
+    [
+        ("weights", (2, 7, 100), np.nan, "network 2 did not diverge, but has weights that are not finite"),
+        ("weights", (0, 0, 0), np.inf, "network 0 did not diverge, but has weights"),
+        ("test_accuracy", (2, -1), np.nan, "network 2 did not diverge, but has a test_accuracy that is not finite"),
+        ("valid_accuracy", (0, 3), 97.5, "network 0: valid_accuracy is a share between 0 and 1, not 97.5"),
+        ("train_accuracy", (1, 3), -0.5, "network 1: train_accuracy is a share"),
+        ("curve_test_accuracy", (0, -1), 0.5, "network 0: curve_test_accuracy goes on after its 20 evaluations"),
+        ("n_exports", 0, 900, "network 0 has 900 exports, but curves of 27 evaluations"),
+        ("status", 1, "divergd", "network 1 has status 'divergd'. Did you mean 'diverged'"),
+        ("split", 1, "valid", "network 1 has split 'valid'"),
+        ("status", 1, "stopped", "network 1 did not diverge"),
+    ],
+)
+def test_an_impossible_network_is_named(population, name, position, value, message):
+    with pytest.raises(ValueError, match=f"shard 4: {message}"):
+        validate(_with(population, name, position, value), "shard 4")
+
+
+@pytest.mark.parametrize("name", ["id", "model"])
+def test_two_networks_share_neither_id_nor_row(population, name):
+    twice = population[name].values[[0, 0, 2]]
+    with pytest.raises(ValueError, match=f"two networks share the {name} "):
+        validate(population.assign_coords({name: ("model", twice)}))
