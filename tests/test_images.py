@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import pickle
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -135,10 +136,15 @@ def test_patches_for_training_and_testing_share_no_pixel():
             assert apart or name != other or split == side
 
 
-def test_embedded_sets_work_without_torchvision(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "nwslib.population._torchvision", None)
-    assert len(load("digits").train_images) == 1437
+def test_embedded_sets_work_without_torchvision():
+    program = """
+import sys
+sys.modules["torchvision"] = None  # an import of it fails from here on
+from nwslib.population.images import load
+print(len(load("digits").train_images))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.stdout == "1437\n", finished.stderr
 
 
 def _test_accuracy(found, train_labels, epochs):
@@ -214,8 +220,8 @@ def test_the_version_is_the_hash_of_shapes_and_bytes(embedded):
 
 
 def test_load_all_gives_each_name_once_in_order():
-    found = load_all(np.array(["digits", "textures", "digits"]), size=16, train_limit=20, device="cpu")
-    assert list(found) == ["digits", "textures"]
+    found = load_all(np.array(["textures", "digits", "patches", "digits"]), size=16, train_limit=20, device="cpu")
+    assert list(found) == ["digits", "patches", "textures"]
     assert all(len(image_set.train_images) == 20 for image_set in found.values())
 
 
@@ -511,37 +517,46 @@ def test_the_data_sets_of_torchvision_can_be_imported():
     assert datasets.MNIST.__module__ == "torchvision.datasets.mnist"
 
 
-@pytest.mark.parametrize("message", ["operator torchvision::roi_align does not exist", "another reason"])
-def test_another_error_at_import_is_not_swallowed(monkeypatch, message):
-    def fail(name):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(_torchvision.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match=message):
-        _torchvision.import_datasets()
-
-
-def test_the_known_error_is_answered_once(monkeypatch):
-    tried, defined = [], []
-
-    def fail(name):
-        tried.append(name)
-        raise RuntimeError("operator torchvision::nms does not exist")
+@pytest.fixture
+def declared(monkeypatch):
+    """The operators declared from here on, in a process that has declared none."""
+    names = []
 
     class Library:
         def __init__(self, *names):
             pass
 
         def define(self, schema):
-            defined.append(schema.split("(")[0])
+            names.append(schema.split("(")[0])
 
     monkeypatch.setattr(_torchvision, "_declared", [])
-    monkeypatch.setattr(_torchvision.importlib, "import_module", fail)
     monkeypatch.setattr(_torchvision.torch.library, "Library", Library)
+    return names
+
+
+@pytest.mark.parametrize("message", ["operator torchvision::roi_align does not exist", "another reason"])
+def test_another_error_at_import_is_not_swallowed(monkeypatch, declared, message):
+    def fail(name):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(_torchvision.importlib, "import_module", fail)
+    with pytest.raises(RuntimeError, match=message):
+        _torchvision.import_datasets()
+    assert not declared
+
+
+def test_the_known_error_is_answered_once(monkeypatch, declared):
+    tried = []
+
+    def fail(name):
+        tried.append(name)
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(_torchvision.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match="nms does not exist"):
         _torchvision.import_datasets()
     assert len(tried) == 2
-    assert defined == ["nms", "qnms"]
+    assert declared == ["nms", "qnms"]
 
 
 # The device

@@ -414,7 +414,7 @@ def _check_request(
         raise ValueError(f"size must be 16 or 32, not {size!r}. {nearest(size, SIZES)}")
     part = parts[name]
     for split, limit, count in zip(("train", "test"), (train_limit, test_limit), part.counts, strict=True):
-        if limit is not None and not 1 <= limit <= count:
+        if limit is not None and limit not in range(1, count + 1):
             raise ValueError(f"{split}_limit must be from 1 to the {count} {split} images of {name}, not {limit}")
     target = resolve_device(device)
     folder = Path(os.environ.get("NWS_HOME", ".")) / Path(root or os.environ.get("NWS_DATA", "data")).expanduser()
