@@ -18,4 +18,44 @@ Labelled data (xarray, NetCDF) calls the first three ``model``, ``snapshot`` and
 Values are names, never codes: ``optimizer == "adam"``.
 """
 
+import os
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+
+def home() -> Path:
+    """Give the folder that relative paths start from.
+
+    Returns
+    -------
+    pathlib.Path
+        The environment variable ``NWS_HOME``, else the root of the repository around the current folder, else the
+        current folder.
+    """
+    if os.environ.get("NWS_HOME"):
+        return Path(os.environ["NWS_HOME"]).resolve()
+    here = Path.cwd().resolve()
+    roots = [folder for folder in (here, *here.parents) if (folder / "nwslib" / "space.py").is_file()]
+    return roots[0] if roots else here
+
+
+def resolve(path: str | Path) -> Path:
+    """Resolve a path against `home`, so that a notebook means the same file wherever it is started.
+
+    Parameters
+    ----------
+    path
+        Absolute (kept), or relative to `home`.
+
+    Returns
+    -------
+    pathlib.Path
+        Absolute.
+
+    Examples
+    --------
+    >>> resolve("_run/quick").is_absolute()
+    True
+    """
+    return home() / Path(path).expanduser()

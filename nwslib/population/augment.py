@@ -1,0 +1,113 @@
+"""Augmentation of a whole batch, every image with its own draw: geometry, then colour, then noise."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nwslib.population.draws import NOISE_BANK, Augmentation
+
+
+def augment(images: Tensor, draw: Augmentation, colourful: Tensor, bank: Tensor) -> Tensor:
+    """Augment a batch.
+
+    Parameters
+    ----------
+    images
+        Shape (m, b, y, x, c) in [0, 1].
+    draw
+        One draw per image, fields of shape (m, b).
+    colourful
+        Shape (m,), bool: False where a network's images are grey, on which hue and saturation do nothing.
+    bank
+        From `nwslib.population.draws.noise_bank`.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, b, y, x, c), not yet clipped to [0, 1].
+
+    Notes
+    -----
+    Order and ranges: Eilertsen et al., ECAI 2020, and its released code.
+    """
+    images = geometry(images.flatten(0, 1), draw).view(images.shape)
+    expand = (..., None, None, None)
+    images = images + draw.brightness[expand]
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    images = (images - mean) * draw.contrast[expand] + mean
+    if colourful.any():
+        rows = colourful.nonzero()[:, 0]
+        images[rows] = turn_colours(images[rows], draw.hue[rows], draw.saturation[rows])
+    return images + draw.noise[expand] * _noise(draw.noise_start, images.shape[2:], bank)
+
+
+def geometry(images: Tensor, draw: Augmentation) -> Tensor:
+    """Zoom, shear, turn and shift each image about its centre; zeros come in from outside.
+
+    Parameters
+    ----------
+    images
+        Shape (b, y, x, c).
+    draw
+        Fields of b elements in all; shifts are in pixels of a 32x32 image and scale with the size.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (b, y, x, c).
+    """
+    size = images.shape[1]
+    cos, sin = draw.rotation.flatten().cos(), draw.rotation.flatten().sin()
+    shear_x, shear_y = draw.shear_x.flatten().tan(), draw.shear_y.flatten().tan()
+    zoom = draw.zoom.flatten()
+    # Output position -> input position: rotation times shear over zoom, in units of half the image.
+    xx, xy = (cos - sin * shear_y) / zoom, (cos * shear_x - sin) / zoom
+    yx, yy = (sin + cos * shear_y) / zoom, (sin * shear_x + cos) / zoom
+    shift_x, shift_y = draw.shift_x.flatten() / 16, draw.shift_y.flatten() / 16
+    centre = (torch.arange(size, device=images.device) * 2 + 1 - size) / size
+    column, row = centre[None, None, :], centre[None, :, None]
+    wide = (slice(None), None, None)
+    x = xx[wide] * column + xy[wide] * row - shift_x[wide]
+    y = yx[wide] * column + yy[wide] * row - shift_y[wide]
+    grid = torch.stack((x, y), dim=-1).to(images.dtype)
+    moved = F.grid_sample(images.permute(0, 3, 1, 2), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.permute(0, 2, 3, 1)
+
+
+def turn_colours(images: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
+    """Turn the hue and scale the saturation of each image, in hue-saturation-value space.
+
+    Parameters
+    ----------
+    images
+        Shape (m, b, y, x, 3).
+    hue, saturation
+        Shape (m, b): turns added, factor.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, b, y, x, 3).
+    """
+    red, green, blue = images.unbind(-1)
+    value, low = images.amax(-1), images.amin(-1)
+    chroma = value - low
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    sixths = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sixths = sixths + 6 * hue[..., None, None]
+    # Saturation is chroma over value; it is cut off at 1, where chroma reaches the value.
+    chroma = torch.minimum(chroma * saturation[..., None, None], value.clamp(min=0))
+    shades = []
+    for offset in (5, 3, 1):
+        place = (sixths + offset) % 6
+        shades.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.stack(shades, dim=-1)
+
+
+def _noise(start: Tensor, shape: torch.Size, bank: Tensor) -> Tensor:
+    pixels = torch.arange(shape.numel(), device=bank.device)
+    return bank[(start[..., None] + pixels) % NOISE_BANK].unflatten(-1, tuple(shape))

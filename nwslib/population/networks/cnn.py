@@ -1,0 +1,211 @@
+"""The study's convolutional network: its layout, and its forward pass for M networks at once.
+
+Three blocks of convolutions, each closed by a 2x2 max-pool, then dense layers; batch norm everywhere, dropout in the
+dense part; always 20 outputs, so that no shape gives the image set away (Eilertsen et al., ECAI 2020).
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nwslib.population import operators
+from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.layout import Tensor as LayoutTensor
+
+OUTPUTS = 20
+BLOCKS = 3
+
+#: Mean and biased variance of a batch, of shape (m, c), by layer.
+Statistics = dict[str, tuple[Tensor, Tensor]]
+
+
+def layout(image_size: int, filter_size: int, depth_conv: int, depth_fc: int, width_conv: int, width_fc: int) -> Layout:
+    """Lay out the weight vector of one architecture, in the order of the released files.
+
+    Parameters
+    ----------
+    image_size, filter_size
+        Side of an image and of a kernel, in pixels.
+    depth_conv, depth_fc
+        Convolution layers, at least 3; hidden dense layers.
+    width_conv, width_fc
+        Channels in the first block, doubled in each next one; units of the first dense layer, halved in each next one.
+
+    Returns
+    -------
+    Layout
+        Tensors in layer order; in a layer kernel, bias, beta, gamma, mean, variance.
+
+    Examples
+    --------
+    >>> layout(32, 5, 3, 2, 8, 128).size
+    92868
+    """
+    tensors: list[LayoutTensor] = []
+    channels = 3
+    for number, block in enumerate(_blocks(depth_conv), start=1):
+        out = width_conv * 2**block
+        shape = (out, channels, filter_size, filter_size)
+        tensors += _layer(f"conv{number}", "convolution", ("unit", "source", "row", "column"), shape)
+        channels = out
+    side = image_size // 2**BLOCKS
+    axes, inputs = ("unit", "row", "column", "source"), (side, side, channels)
+    for number in range(1, depth_fc + 1):
+        units = max(1, width_fc // 2 ** (number - 1))
+        tensors += _layer(f"dense{number}", "dense", axes, (units, *inputs))
+        axes, inputs = ("unit", "source"), (units,)
+    tensors += _layer("output", "dense", axes, (OUTPUTS, *inputs))[:2]
+    return Layout("cnn", tuple(tensors))
+
+
+def features(
+    tensors: Mapping[str, Tensor], images: Tensor, activations: operators.Segments, statistics: Statistics | None
+) -> Tensor:
+    """Compute the convolutional part.
+
+    Parameters
+    ----------
+    tensors
+        By name, each of shape (m, *shape).
+    images
+        Shape (b, y, x, m, c).
+    activations
+        Of the networks.
+    statistics
+        A dict to fill: normalise by the batch and put its statistics here. None: normalise by the stored ones.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, b, i): flattened in the order (y, x, channel).
+    """
+    x = images
+    layers = _names(tensors, "conv")
+    blocks = list(_blocks(len(layers)))
+    for number, layer in enumerate(layers):
+        # The bias in front of a batch norm has no effect and a gradient of zero: it stays 0 and is not added.
+        x = operators.convolve(x, tensors[f"{layer}.kernel"])
+        x = _normalize(x, layer, tensors, statistics)
+        if number + 1 == len(layers) or blocks[number + 1] != blocks[number]:
+            x = operators.max_pool(x)  # before the activation, which is monotone: same result, a quarter of the work
+        x = operators.activate(x, activations)
+    return x.permute(3, 0, 1, 2, 4).flatten(2)
+
+
+def outputs(
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    activations: operators.Segments,
+    statistics: Statistics | None,
+    dropout: Tensor | None = None,
+) -> Tensor:
+    """Compute the dense part.
+
+    Parameters
+    ----------
+    tensors, activations, statistics
+        As for `features`.
+    x
+        Shape (m, b, i), from `features`.
+    dropout
+        Shape (m, b, units of all hidden dense layers): 0 where a unit is dropped, else 2. None: no dropout.
+
+    Returns
+    -------
+    torch.Tensor
+        Logits, shape (m, b, 20).
+    """
+    first = 0
+    for layer in _names(tensors, "dense"):
+        kernel = tensors[f"{layer}.kernel"].flatten(2)
+        x = operators.dense(x, kernel, tensors[f"{layer}.bias"]).transpose(0, 1)  # (b, m, o)
+        x = operators.activate(x, activations)
+        x = _normalize(x, layer, tensors, statistics).transpose(0, 1)
+        if dropout is not None:
+            x = x * dropout[..., first : first + x.shape[-1]]
+            first += x.shape[-1]
+    return operators.dense(x, tensors["output.kernel"].flatten(2), tensors["output.bias"])
+
+
+def hidden_units(layout: Layout) -> int:
+    """Count the units of all hidden dense layers: the bits that one image's dropout takes."""
+    return sum(t.shape[0] for t in layout.tensors if t.layer.startswith("dense") and t.kind == "bias")
+
+
+def to_module(layout: Layout, vector: Tensor, activation: str = "relu") -> nn.Module:
+    """Rebuild one network as an ordinary PyTorch module, in evaluation mode.
+
+    Parameters
+    ----------
+    layout
+        Of the network.
+    vector
+        Its weights, shape (w,): a tensor or an array.
+    activation
+        Its activation.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Takes images of shape (b, c, y, x) in [0, 1] and gives logits of shape (b, 20).
+    """
+    names = {"relu": nn.ReLU, "elu": nn.ELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+    vector = torch.as_tensor(vector)
+    tensors = {t.name: vector[layout.slices[t.name]].reshape(t.shape).clone() for t in layout.tensors}
+    layers = _names(tensors, "conv")
+    blocks = list(_blocks(len(layers)))
+    modules: list[nn.Module] = []
+    for number, layer in enumerate(layers):
+        kernel, bias = tensors[f"{layer}.kernel"], tensors[f"{layer}.bias"]
+        convolution = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], padding="same")
+        modules += [_fill(convolution, kernel, bias), _batch_norm(nn.BatchNorm2d, layer, tensors), names[activation]()]
+        if number + 1 == len(layers) or blocks[number + 1] != blocks[number]:
+            modules.append(nn.MaxPool2d(2))
+    modules.append(nn.Flatten())
+    for layer in [*_names(tensors, "dense"), "output"]:
+        kernel = tensors[f"{layer}.kernel"]
+        if kernel.dim() == 4:
+            kernel = kernel.permute(0, 3, 1, 2)  # inputs (y, x, channel) here, (channel, y, x) after nn.Flatten
+        kernel = kernel.flatten(1)
+        modules.append(_fill(nn.Linear(kernel.shape[1], kernel.shape[0]), kernel, tensors[f"{layer}.bias"]))
+        if layer != "output":
+            modules += [names[activation](), _batch_norm(nn.BatchNorm1d, layer, tensors), nn.Dropout(0.5)]
+    return nn.Sequential(*modules).to(vector.dtype).eval()
+
+
+def _blocks(depth: int) -> Iterator[int]:
+    """Give the block of each convolution: 3 layers make 1, 1, 1; 4 make 1, 1, 2; 5 make 1, 2, 2."""
+    for block in range(BLOCKS):
+        yield from [block] * ((depth + block) // BLOCKS)
+
+
+def _layer(layer: str, part: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> list[LayoutTensor]:
+    kernel = LayoutTensor(layer, part, "kernel", axes, shape)
+    rest = ("bias", "beta", "gamma", "mean", "variance")
+    return [kernel, *(LayoutTensor(layer, part, kind, ("unit",), shape[:1]) for kind in rest)]
+
+
+def _names(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
+    return [name.removesuffix(".kernel") for name in tensors if name.startswith(prefix) and name.endswith(".kernel")]
+
+
+def _normalize(x: Tensor, layer: str, tensors: Mapping[str, Tensor], statistics: Statistics | None) -> Tensor:
+    gamma, beta = tensors[f"{layer}.gamma"], tensors[f"{layer}.beta"]
+    if statistics is None:
+        return operators.normalize_running(x, gamma, beta, tensors[f"{layer}.mean"], tensors[f"{layer}.variance"])
+    x, mean, variance = operators.normalize_batch(x, gamma, beta)
+    statistics[layer] = (mean, variance)
+    return x
+
+
+def _fill(module: nn.Conv2d | nn.Linear, kernel: Tensor, bias: Tensor) -> nn.Module:
+    module.weight, module.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias)
+    return module
+
+
+def _batch_norm(kind: type, layer: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    module = kind(len(tensors[f"{layer}.gamma"]), eps=operators.EPSILON, momentum=0.1)
+    module.weight, module.bias = nn.Parameter(tensors[f"{layer}.gamma"]), nn.Parameter(tensors[f"{layer}.beta"])
+    module.running_mean, module.running_var = tensors[f"{layer}.mean"], tensors[f"{layer}.variance"]
+    return module

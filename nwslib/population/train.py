@@ -1,0 +1,367 @@
+"""Train a whole design: networks of many kinds side by side in one tensor program, each as if it were alone.
+
+Rows that share an architecture and a batch size form a group. Its networks train in lockstep in M slots; each has its
+own image set, order, learning rate, optimiser, activation, augmentation and moment of stopping. A network that has
+finished leaves its slot to the next row. M changes speed and memory, never a result.
+"""
+
+import hashlib
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median
+from typing import IO, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from nwslib import __version__, space
+from nwslib.population import operators
+from nwslib.population import progress as status_line
+from nwslib.population.device import resolve_device
+from nwslib.population.images import ImageSet
+from nwslib.population.networks import cnn
+from nwslib.population.slots import Bank, Member, Slots, bank, member
+from nwslib.population.stopping import Stopping
+from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
+
+PROTOCOL_VERSION = "1"
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
+
+
+class Training:
+    """A training under way: an iterator of finished networks that also says what it does.
+
+    Attributes
+    ----------
+    design
+        The completed design.
+    parameters
+        What all its networks share: ``max_epochs``, ``precision``, and the version of each image set.
+    """
+
+    def __init__(self, design: xr.Dataset, parameters: dict[str, Any], finished: Iterator[xr.Dataset]) -> None:
+        self.design = design
+        self.parameters = parameters
+        self._finished = finished
+
+    def __iter__(self) -> Iterator[xr.Dataset]:
+        return self
+
+    def __next__(self) -> xr.Dataset:
+        return next(self._finished)
+
+
+def train(
+    design: xr.Dataset,
+    images: Mapping[str, ImageSet],
+    *,
+    device: str = "auto",
+    slots: int | None = None,
+    precision: str = "float32",
+    max_epochs: int = 1000,
+    progress: bool = True,
+) -> Training:
+    """Train every network of a design and yield each when it has finished.
+
+    Parameters
+    ----------
+    design
+        From `nwslib.space.sample` or by hand; one row per network.
+    images
+        An image set for each name in ``design["dataset"]``, of the design's image size.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    slots
+        Networks trained side by side; by default as many as suit the architecture. Changes no result.
+    precision
+        ``"float32"`` or ``"float64"``.
+    max_epochs
+        Evaluations after which a network stops at the latest; the first comes before the first step.
+    progress
+        Whether to show a status line where somebody watches.
+
+    Returns
+    -------
+    Training
+        An iterator of one-network datasets, as `nwslib.snapshots.schema` describes them, in the order of finishing.
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained: if the design, the device or the precision is not valid, an image set is missing or
+        of another size, or a batch is larger than an epoch.
+
+    Notes
+    -----
+    The protocol of Eilertsen et al., ECAI 2020, with the corrections that the book lists.
+
+    Examples
+    --------
+    >>> from nwslib.population import images
+    >>> design = space.sample("nws_small", 2, seed=0, dataset="digits", batch_size=256)
+    >>> network = next(train(design, {"digits": images.load("digits", size=16)}, max_epochs=2))
+    >>> network["weights"].shape
+    (1, 20, 4828)
+    """
+    design = space.complete(design)
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}. {space.nearest(precision, PRECISIONS)}")
+    if max_epochs < 1 or (slots is not None and slots < 1):
+        raise ValueError(f"max_epochs and slots must be at least 1, not {max_epochs} and {slots}")
+    _check_images(design, images)
+    parameters = {
+        "max_epochs": max_epochs,
+        "precision": precision,
+        "images": {name: images[name].version for name in sorted(images)},
+    }
+    needed = {name: images[name] for name in np.unique(design["dataset"].values).tolist()}
+    common = _Common(bank(needed, resolve_device(device)), PRECISIONS[precision], max_epochs, parameters)
+    members = [member(row, common.bank) for row in _rows(design)]
+    watch = _Watch(len(members), max_epochs, progress)
+    return Training(design, parameters, _train(members, slots, common, watch))
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all networks of a training share."""
+
+    bank: Bank
+    dtype: torch.dtype
+    max_epochs: int
+    parameters: dict[str, Any]
+
+
+@dataclass
+class _Watch:
+    """What the status line needs to know."""
+
+    networks: int
+    max_epochs: int
+    shown: bool
+    started: float = field(default_factory=time.monotonic)
+    evaluations: int = 0
+    accuracies: list[float] = field(default_factory=list)
+
+    def report(self) -> None:
+        if self.shown:
+            status_line.report(self.line(time.monotonic() - self.started))
+
+    def line(self, seconds: float) -> str:
+        share = max(self.evaluations, 1) / (self.networks * self.max_epochs)
+        words = [f"{len(self.accuracies)} of {self.networks} networks"]
+        words.append(f"{3600 * share * self.networks / seconds:,.0f} per hour")
+        words.append(f"at most {status_line.duration(seconds * (1 - share) / share)} to go")
+        if self.accuracies:
+            words.append(f"test accuracy up to {max(self.accuracies):.0%}, median {median(self.accuracies):.0%}")
+        return ", ".join(words)
+
+
+@dataclass
+class _Record:
+    """What is kept of a network in training: its curves, and every export, on disk."""
+
+    exports: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    stopping: Stopping = field(default_factory=Stopping)
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    started: float = field(default_factory=time.monotonic)
+    status: str = ""
+    reason: str = ""
+
+
+def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
+    sizes = np.unique(design["image_size"].values).tolist()
+    if len(sizes) > 1:
+        raise ValueError(f"one training has one image size, but the design has {sizes}")
+    for name in np.unique(design["dataset"].values).tolist():
+        if name not in images:
+            raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
+        side = images[name].train_images.shape[1]
+        if side != sizes[0]:
+            raise ValueError(f"image set {name!r} is {side}x{side}, but the design says image_size {sizes[0]}")
+
+
+def _rows(design: xr.Dataset) -> list[dict[str, Any]]:
+    columns = {name: design[name].values.tolist() for name in design.variables}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _train(members: list[Member], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:
+    groups: dict[tuple, list[Member]] = {}
+    for one in members:
+        shape = tuple(one.row[name] for name in (*space.ARCHITECTURE, "batch_size"))
+        groups.setdefault(shape, []).append(one)
+    for group in groups.values():
+        yield from _train_group(group, slots, common, watch)
+    status_line.report("")
+
+
+def _train_group(waiting: list[Member], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:
+    """Train networks of one architecture and batch size; a slot that falls free goes to the next one waiting."""
+    row = waiting[0].row
+    layout = cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
+    crowd = Slots(layout, row["batch_size"], common.bank, common.dtype)
+    capacity = slots or suitable_slots(layout, row["batch_size"])
+    waiting = list(waiting)
+    records: dict[int, _Record] = {}
+    while True:
+        staying = [one for one in crowd.members if not records[one.row["model"]].status]
+        joining = [waiting.pop(0) for _ in range(min(capacity - len(staying), len(waiting)))]
+        records |= {one.row["model"]: _Record() for one in joining}
+        if not staying and not joining:
+            return
+        if joining or len(staying) < len(crowd.members):
+            crowd.arrange(staying + joining)
+        finished = _evaluate_due(crowd, records, common.max_epochs, watch)
+        for one in finished:
+            yield _result(one, records[one.row["model"]], layout, common)
+            records[one.row["model"]].exports.close()
+        if not finished:
+            for place, one in enumerate(crowd.members):
+                if one.step == 0:
+                    crowd.start_epoch(place)
+            crowd.step()
+
+
+def suitable_slots(layout: Layout, batch: int) -> int:
+    """Choose how many networks to train side by side.
+
+    Parameters
+    ----------
+    layout, batch
+        Of the networks.
+
+    Returns
+    -------
+    int
+        So many that a step's feature maps stay in the processor's cache, but enough to outweigh the cost of a call.
+    """
+    return 64 if layout.size * batch < 1_000_000 else 16
+
+
+def _evaluate_due(crowd: Slots, records: dict[int, _Record], max_epochs: int, watch: _Watch) -> list[Member]:
+    """Evaluate and export each network that stands at the start of an epoch; give those that stop here."""
+    due = [place for place, one in enumerate(crowd.members) if one.step == 0 and one.evaluations == one.epoch]
+    if not due:
+        return []
+    valid, test = crowd.evaluate(due)
+    vectors = crowd.weights[due].float().cpu().numpy()
+    finished = []
+    for k, place in enumerate(due):
+        one = crowd.members[place]
+        record = records[one.row["model"]]
+        _note(crowd, place, record, valid[k], test[k])
+        record.exports.write(vectors[k].tobytes())
+        one.evaluations += 1
+        _decide(record, one, np.isfinite(vectors[k]).all(), max_epochs)
+        if record.status:
+            finished.append(one)
+            watch.accuracies.append(test[k])
+        watch.evaluations += max_epochs - one.evaluations + 1 if record.status else 1
+    watch.report()
+    return finished
+
+
+def _note(crowd: Slots, place: int, record: _Record, valid: float, test: float) -> None:
+    one = crowd.members[place]
+    trained = one.epoch > 0
+    steps = one.steps_per_epoch
+    train = int(crowd.correct[place]) / (steps * crowd.batch) if trained else np.nan
+    loss = float(crowd.loss[place]) / steps if trained else np.nan
+    for name, value in zip(CURVES, (train, valid, test, loss), strict=True):
+        record.curves[name].append(value)
+
+
+def _decide(record: _Record, one: Member, finite: bool, max_epochs: int) -> None:
+    rule = record.stopping.update(record.curves["valid_accuracy"][-1])
+    if not finite:
+        record.status, record.reason = "diverged", f"a weight was not finite after {one.epoch} epochs"
+    elif rule:
+        record.status, record.reason = "converged", rule
+    elif one.evaluations >= max_epochs:
+        record.status, record.reason = "stopped", f"limit of {max_epochs} evaluations"
+
+
+def _result(one: Member, record: _Record, layout: Layout, common: _Common) -> xr.Dataset:
+    """Label a finished network: twenty of its exports, its curves and its row."""
+    kept = np.round(np.linspace(1, one.evaluations, SNAPSHOTS)).astype("int64") - 1
+    curves = {name: np.array(values, dtype="float32") for name, values in record.curves.items()}
+    data = {"weights": (("model", "snapshot", "weight"), _read(record.exports, kept, layout.size)[None])}
+    data |= {name: (("model", "snapshot"), values[kept][None]) for name, values in curves.items()}
+    data["epoch"] = (("model", "snapshot"), kept[None])
+    data |= {f"curve_{name}": (("model", "evaluation"), values[None]) for name, values in curves.items()}
+    about = dict(one.row) | {
+        "id": identity(one.row, common.parameters),
+        "n_exports": one.evaluations,
+        "steps": one.steps,
+        "seconds": time.monotonic() - record.started,
+        "status": record.status,
+        "reason": record.reason,
+    }
+    coordinates = {name: ("model", [value]) for name, value in about.items()}
+    coordinates["snapshot"] = ("snapshot", np.arange(1, SNAPSHOTS + 1))
+    return xr.Dataset(data, coordinates, _attributes(layout, common))
+
+
+def _read(exports: IO[bytes], kept: np.ndarray, size: int) -> np.ndarray:
+    vectors = np.empty((len(kept), size), dtype="float32")
+    for place, number in enumerate(kept.tolist()):
+        exports.seek(number * size * 4)
+        vectors[place] = np.frombuffer(exports.read(size * 4), dtype="float32")
+    return vectors
+
+
+def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """Name a network by what determines it: its row, its image set's version, the training, the protocol.
+
+    Parameters
+    ----------
+    row
+        Of the design.
+    parameters
+        Of the training.
+
+    Returns
+    -------
+    str
+        Sixteen hexadecimal digits: equal where two networks must be equal.
+    """
+    names = sorted({*space.PROPERTIES, *space.CONSTANTS, "seed"})
+    fields = {name: row[name] for name in names}
+    fields |= {**parameters, "images": parameters["images"][row["dataset"]], "protocol": PROTOCOL_VERSION}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _attributes(layout: Layout, common: _Common) -> dict[str, str]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "library_version": __version__,
+        "protocol_version": PROTOCOL_VERSION,
+        "layout": layout.to_json(),
+        "parameters": json.dumps(common.parameters, sort_keys=True),
+        "implementation": json.dumps(operators.IMPLEMENTATION, sort_keys=True),
+        "device": describe(common.bank.images.device),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe(device: torch.device) -> str:
+    """Say in words what a device is.
+
+    Examples
+    --------
+    >>> describe(torch.device("cpu")).startswith("CPU")
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return device.type
