@@ -277,9 +277,10 @@ def noise_bank(device: torch.device | str = "cpu") -> Tensor:
     Returns
     -------
     torch.Tensor
-        Shape (NOISE_BANK,), float32.
+        Float32; an image may start at any of the first NOISE_BANK numbers.
     """
-    bits = words(torch.tensor([0], device=device), NOISE, 0, 0, NOISE_BANK)[0]
+    largest_image = 32 * 32 * 3
+    bits = words(torch.tensor([0], device=device), NOISE, 0, 0, NOISE_BANK + largest_image)[0]
     return normal(bits).float()
 
 

@@ -16,7 +16,7 @@ from nwslib.population.networks import cnn
 from nwslib.snapshots.layout import Layout
 
 #: Images of one network in one piece of an evaluation: one size, so that the same kernels compute every piece.
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -227,19 +227,13 @@ class Slots:
         """Gather each network's images, (b, y, x, m, c), augmented where it says so, and labels, (m, b)."""
         places = steps[:, None] * self.batch + torch.arange(self.batch, device=steps.device)
         index = self.orders.gather(1, places)
-        images = self._images(index)
+        images = self.images.images[index].to(self.dtype).div_(255)  # (m, b, y, x, c)
         if len(self.augmented):
             on = self.augmented
             draw = draws.augmentation(self.seeds[on], epochs[on], steps[on], self.batch)
-            changed = images[:, :, :, on].permute(3, 0, 1, 2, 4)
-            changed = augment(changed, draw, self.colourful, self.images.noise).clamp_(0, 1)
-            images[:, :, :, on] = changed.permute(1, 2, 3, 0, 4).to(images.dtype)
-        return images, self.images.labels[index]
-
-    def _images(self, index: Tensor) -> Tensor:
-        """Gather images by index (m, b) as (b, y, x, m, c) in [0, 1]."""
-        images = self.images.images[index.T].permute(0, 2, 3, 1, 4)
-        return images.to(self.dtype, memory_format=torch.contiguous_format).div_(255)
+            changed = augment(images[on], draw, self.colourful, self.images.noise)
+            images[on] = changed.clamp_(0, 1).to(self.dtype)
+        return _networks_inside(images), self.images.labels[index]
 
     def _gradient(self, images: Tensor, labels: Tensor, dropout: Tensor) -> Tensor:
         """Compute the gradient of every network, (m, w), and bring moving statistics and epoch sums up to date."""
@@ -298,5 +292,11 @@ class Slots:
         return valid, [float(right[k, start:end].mean()) for k, (start, end) in enumerate(ends)]
 
     def _right(self, tensors: Mapping[str, Tensor], index: Tensor, segments: operators.Segments) -> Tensor:
-        features = cnn.features(tensors, self._images(index), segments, None)
+        images = _networks_inside(self.images.images[index]).to(self.dtype).div_(255)
+        features = cnn.features(tensors, images, segments, None)
         return cnn.outputs(tensors, features, segments, None).argmax(-1) == self.images.labels[index]
+
+
+def _networks_inside(images: Tensor) -> Tensor:
+    """Turn (m, b, y, x, c) into (b, y, x, m, c), in memory too."""
+    return images.permute(1, 2, 3, 0, 4).contiguous()
