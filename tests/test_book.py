@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,11 @@ from pathlib import Path
 results = Path(os.environ["NWS_RUN"]) / os.environ["NWS_PROFILE"] / "results"
 results.mkdir(parents=True, exist_ok=True)
 (results / "first.txt").write_text(f"{networks} networks at {rate}");
+"""
+IDENTIFIED = """
+from uuid import uuid4
+from IPython.display import HTML
+HTML(f'<p id="{uuid4()}">An identifier as xarray makes them.</p>')
 """
 READ = """
 import os
@@ -80,14 +86,16 @@ def book(tmp_path):
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["repository"]["url"] = "https://github.com/toys/book"
     put(root / "_config.yml", config)
-    shutil.copy(ROOT / "references.bib", root)
+    (root / "book").mkdir()
+    for name in ("references.bib", "book/favicon.svg"):
+        shutil.copy(ROOT / name, root / name)
     parts = [
         {"caption": "All", "chapters": [{"file": f"book/{name}"} for name in ("first", "second", "reference/notes")]}
     ]
     put(root / "_toc.yml", {"format": "jb-book", "root": "book/introduction", "parts": parts})
     draw = [code("import matplotlib.pyplot as plt"), code(FIGURE, **FIGURE_METADATA), text("The line rises.")]
     put(root / "book/introduction.ipynb", chapter("What is this?", text("Mathematics: $x^2$.")))
-    put(root / "book/first.ipynb", chapter("What is written?", code(WRITE)))
+    put(root / "book/first.ipynb", chapter("What is written?", code(WRITE), code(IDENTIFIED)))
     put(root / "book/second.ipynb", chapter("What is read?", code(READ), *draw, nws={"inputs": ["results/*.txt"]}))
     put(root / "book/reference/notes.md", f"# Notes\n\n{PROSE}\n\n```{{bibliography}}\n:all:\n```\n")
     for profile in ("smoke", "quick"):
@@ -122,10 +130,7 @@ def test_a_sound_book_has_no_findings(book):
 
 
 def test_notebooks_of_this_repository_are_sound():
-    project = Project(ROOT)
-    if not list((ROOT / "book").glob("*.ipynb")):
-        pytest.skip("no chapter has been written yet")
-    assert check(project, []) == []
+    assert check(Project(ROOT), []) == []
 
 
 @pytest.mark.parametrize(
@@ -212,6 +217,11 @@ def test_summary_is_asked_of_the_story_only(book):
 def test_check_finds_a_notebook_outside_the_contents(book):
     put(book.root / "book/draft.ipynb", chapter("What?"))
     assert check(book, []) == ["book/draft.ipynb is in no table of contents"]
+
+
+def test_check_finds_a_missing_asset(book):
+    (book.root / "references.bib").unlink()
+    assert check(book, []) == ["_config.yml names the file 'references.bib', which is not there"]
 
 
 def test_contents_must_exist(book):
@@ -342,6 +352,32 @@ def test_fingerprint_tells_what_changed(book, tmp_path):
     assert changed() == ["notebook"]
 
 
+# --- what a page shows
+
+
+def test_a_page_shows_one_parameters_cell_with_the_values_of_the_run():
+    committed = 'rate = 0.5  # größer is coarser\nsets = [\n    "digits",\n]  # which\nnetworks = 8  # how many'
+    injected = "# Parameters of this run: params/quick/first.yaml\nsets = ['glyphs', 'digits']\nrate = 0.25"
+    cells = [code(COLAB, "colab"), code(committed, "parameters"), code(injected, "injected-parameters"), code("1")]
+    shown = executed.for_page(notebook(*cells))["cells"]
+    assert shown[1]["source"].splitlines() == [
+        "# Parameters of this run: params/quick/first.yaml",
+        "rate = 0.25  # größer is coarser",
+        "sets = ['glyphs', 'digits']  # which",
+        "networks = 8  # how many",
+    ]
+    assert "remove-cell" in shown[0]["metadata"]["tags"]
+    assert len(shown) == 3
+
+
+def test_a_page_shows_no_widget():
+    widget = {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}}, "metadata": {}}
+    cell = code("bar") | {"outputs": [widget]}
+    shown = executed.for_page(notebook(cell, widgets={"state": {}}))
+    assert shown["cells"][0]["outputs"] == []
+    assert "widgets" not in shown["metadata"]
+
+
 # --- progress
 
 
@@ -420,25 +456,23 @@ def test_run_executes_once_and_again_only_what_changed(book):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("1 / 0", "chapter second failed: cell 4: ZeroDivisionError: division by zero"),
+        ("1 / 0", "chapter first failed: cell 4: ZeroDivisionError: division by zero"),
         (
             "import warnings\nwarnings.warn('look here')",
             "cell 4 wrote to stderr, and a warning is an error: .*look here",
         ),
-        ("import os\nos._exit(7)", "chapter second failed: cell 4: the kernel died"),
+        ("import os\nos._exit(7)", "chapter first failed: cell 4: the kernel died"),
     ],
 )
 def test_a_failed_chapter_stops_the_run_and_is_set_aside(book, cell, message):
-    put(book.root / "book/second.ipynb", chapter("What?", code(cell), code("after = 1")))
+    put(book.root / "book/first.ipynb", chapter("What?", code(cell), code("after = 1")))
     done = drive(book, "run", "--profile", "smoke", "--chapter", "first", "second")
     run = smoke(book)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    with pytest.raises(BookError, match=message):
-        raise BookError(done.stderr)
-    assert (run.folder / "failed/book/second.ipynb").is_file()
-    assert not run.executed(book.chapters[2]).exists()
-    assert why_stale(run, book.chapters[1]) is None
+    assert re.search(message, done.stderr), done.stderr
+    assert (run.folder / "failed/book/first.ipynb").is_file()
+    assert not (run.folder / "book").exists()
 
 
 def test_run_refuses_before_anything_runs(book):
@@ -494,7 +528,7 @@ def test_kill_at_any_moment_ends_in_the_same_book(book):
     undisturbed = executed_texts(run)
     shutil.rmtree(run.folder / "results")
     shutil.rmtree(run.folder / "book")
-    for seconds in (1.0, 2.2, 3.4, 4.6):
+    for seconds in (1.2, 2.6, 4.0):
         process = start(book, "run", "--profile", "smoke")
         time.sleep(seconds)
         kernels = psutil.Process(process.pid).children(recursive=True)
@@ -526,6 +560,8 @@ def test_build_publishes_whole_books_only(book):
     assert "A line." in page
     assert "colab.research.google.com/github/toys/book/blob/main/book/second.ipynb" in page.replace("/./", "/")
     assert "find_spec" not in page
+    assert "thebe" not in page.replace("sphinx-thebe.css", "")
+    assert not list((run.folder / "html/_static/mathjax").glob("tex-svg*"))
     assert "Profile smoke, nwslib" in page
 
     change(book, "book/reference/notes.md", "# Notes", "# Notes\n\n{ref}`nowhere`\n")

@@ -33,6 +33,13 @@ _LOADING = {
 _LOADING_LINKS = {"stylesheet", "preload", "modulepreload", "prefetch", "icon", "preconnect", "manifest"}
 _ELSEWHERE = re.compile(r"^(https?:)?//", re.IGNORECASE)
 _CSS_ELSEWHERE = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
+_NEEDLESS = re.compile(
+    r"""\s*(?:<script>const\ THEBE_JS_URL.*?</script>
+    |<script[^>]*sphinx-thebe\.js[^>]*></script>
+    |<script\ type="text/x-thebe-config">.*?</script>
+    |<link\ rel="preload"\ as="font"[^>]*>)""",
+    re.DOTALL | re.VERBOSE,
+)
 _MIN_WORDS = 20
 
 
@@ -62,6 +69,7 @@ def build(run: Run) -> Path:
     stage = _stage(run)
     html = _jupyter_book(run, stage)
     _prune_mathjax(html)
+    _tidy(html)
     if found := [*_page_faults(run, html), *_outside_requests(html)]:
         raise BookError("the pages are not sound:\n" + "\n".join(f"  {fault}" for fault in found))
     return _publish(run, html) / "index.html"
@@ -86,22 +94,15 @@ def _stage(run: Run) -> Path:
             (stage / page.path).write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
         else:
             shutil.copy(root / page.path, stage / page.path)
-    for name in _assets(run):
+    for name in ("_toc.yml", *run.project.assets):
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, stage / name)
     config = run.project.config
     footer = f"<p>Profile {run.profile}, nwslib {__version__}, {datetime.date.today().isoformat()}</p>"
-    html = config.get("html", {})
+    html = config.get("html") or {}
     staged = config | {"html": html | {"extra_footer": html.get("extra_footer", "") + footer}}
     (stage / "_config.yml").write_text(yaml.safe_dump(staged, allow_unicode=True), encoding="utf-8")
     return stage
-
-
-def _assets(run: Run) -> list[str]:
-    """Name the files that ``_config.yml`` points at, and the table of contents."""
-    config = run.project.config
-    named = [config.get("logo"), config.get("html", {}).get("favicon"), *config.get("bibtex_bibfiles", [])]
-    return ["_toc.yml", *filter(None, named)]
 
 
 def _jupyter_book(run: Run, stage: Path) -> Path:
@@ -138,6 +139,16 @@ def _prune_mathjax(html: Path) -> None:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def _tidy(html: Path) -> None:
+    """Take out of every page what the theme puts there for nothing, and what makes a browser complain.
+
+    The scripts for live code come twice, name another host, and nothing uses them; fonts that are preloaded are
+    refused by a browser that reads the page from a file, and are loaded anyway where they are needed.
+    """
+    for path in html.rglob("*.html"):
+        path.write_text(_NEEDLESS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 class _PageReader(HTMLParser):

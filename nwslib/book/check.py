@@ -62,6 +62,9 @@ def check(project: Project, profiles: list[str]) -> list[str]:
 def _contents_findings(project: Project) -> Iterator[str]:
     if not project.profiles:
         yield "there is no profile: params holds no folder"
+    for name in project.assets:
+        if not (project.root / name).is_file():
+            yield f"_config.yml names the file {name!r}, which is not there"
     names = [page.name for page in project.chapters]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"_toc.yml names two chapters {name!r}, which would share one parameter file"

@@ -1,11 +1,13 @@
 """What an executed chapter must look like before it is kept or published."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nwslib.book.project import code_cells, source, tags
+from nwslib.book.project import code_cells, literals, parse, source, tags
 
+_UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _FAILURE_MARKER = "papermill-error-cell-tag"
 
 
@@ -48,7 +50,14 @@ def cells_begun(path: Path) -> tuple[int, int]:
 
 
 def clean(notebook: dict, parameter_file: str) -> dict:
-    """Give an executed notebook without this machine's paths, its injected parameters headed by their file."""
+    """Give an executed notebook without what differs between two equal runs, but for dates and durations.
+
+    Paths of this machine are left out and random identifiers (in xarray's tables) numbered; the injected parameters are
+    headed by the name of their file.
+    """
+    numbers: dict[str, str] = {}
+    numbered = _UUID.sub(lambda found: numbers.setdefault(found[0], f"id-{len(numbers) + 1}"), json.dumps(notebook))
+    notebook = json.loads(numbered)
     papermill = notebook["metadata"].get("papermill", {})
     kept = {key: value for key, value in papermill.items() if key not in ("input_path", "output_path")}
     cells = [
@@ -58,9 +67,17 @@ def clean(notebook: dict, parameter_file: str) -> dict:
 
 
 def for_page(notebook: dict) -> dict:
-    """Give an executed notebook as a page shows it: without widgets and without the cell that is only for Colab."""
+    """Give an executed notebook as a page shows it.
+
+    Without widgets and the cell that is only for Colab, and with one parameters cell: the committed one with its
+    comments, the values those of this run.
+    """
     metadata = {key: value for key, value in notebook["metadata"].items() if key != "widgets"}
-    return notebook | {"metadata": metadata, "cells": [_shown(cell) for cell in notebook["cells"]]}
+    used = next((cell for cell in notebook["cells"] if "injected-parameters" in tags(cell)), None)
+    cells = [_shown(cell) for cell in notebook["cells"] if cell is not used]
+    if used:
+        cells = [_with_values(cell, used) if "parameters" in tags(cell) else cell for cell in cells]
+    return notebook | {"metadata": metadata, "cells": cells}
 
 
 def _begun(cell: dict) -> bool:
@@ -69,7 +86,8 @@ def _begun(cell: dict) -> bool:
 
 def _headed(cell: dict, parameter_file: str) -> dict:
     lines = source(cell).splitlines()
-    return cell | {"source": "\n".join([f"# Parameters of this run: {parameter_file}", *lines[1:]])}
+    text = "\n".join([f"# Parameters of this run: {parameter_file}", *lines[1:]])
+    return cell | {"id": "injected-parameters", "source": text}
 
 
 def _shown(cell: dict) -> dict:
@@ -79,6 +97,22 @@ def _shown(cell: dict) -> dict:
     outputs = [output for output in cell.get("outputs", []) if widget not in output.get("data", {})]
     hidden = ["remove-cell"] if "colab" in tags(cell) else []
     return cell | {"outputs": outputs, "metadata": cell["metadata"] | {"tags": [*tags(cell), *hidden]}}
+
+
+def _with_values(cell: dict, used: dict) -> dict:
+    """Put the values of the injected cell into the text of the parameters cell."""
+    values = dict(literals(parse(used)))
+    lines = [line.encode() for line in source(cell).splitlines()]  # the parser counts columns in bytes
+    for statement in reversed(parse(cell).body):
+        name, value = statement.targets[0].id, statement.value
+        if name in values:
+            before, after = (
+                lines[value.lineno - 1][: value.col_offset],
+                lines[value.end_lineno - 1][value.end_col_offset :],
+            )
+            lines[value.lineno - 1 : value.end_lineno] = [before + repr(values[name]).encode() + after]
+    header = source(used).splitlines()[0]
+    return cell | {"source": "\n".join([header, *(line.decode() for line in lines)])}
 
 
 def _positions(notebook: dict) -> dict[int, int]:

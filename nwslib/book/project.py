@@ -87,6 +87,13 @@ class Project:
         """The folders under ``params``."""
         return sorted(folder.name for folder in (self.root / "params").glob("*") if folder.is_dir())
 
+    @property
+    def assets(self) -> list[str]:
+        """The files that ``_config.yml`` points at, relative to the root."""
+        html = self.config.get("html") or {}
+        named = [self.config.get("logo"), html.get("favicon"), *(self.config.get("bibtex_bibfiles") or [])]
+        return [str(name) for name in named if name]
+
     def parameter_file(self, profile: str, page: Page) -> Path:
         """Give the file that sets a chapter's parameters."""
         return self.root / "params" / profile / f"{page.name}.yaml"
