@@ -13,7 +13,7 @@ from nwslib.book.project import Project
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NOTICES = ("[togglebutton]: Adding toggle buttons", "[PST]: Changed to")  # the theme, about what it does
+NOTICES = ("[togglebutton]:", "[PST]:")  # the theme, about what it does
 BROWSER_ITSELF = "not an origin"  # as its log names the one who asks
 
 pytestmark = pytest.mark.slow
