@@ -47,7 +47,6 @@ try:
 except ImportError:  # not on Windows: there, two writers are not told apart
     fcntl = None
 
-_PLAIN = {"contiguous": True, "_FillValue": None}
 _DIFFER = ("seconds", "created_at", "device")  # what two runs of the same population may differ in
 
 
@@ -393,21 +392,34 @@ def _merge(contents: Contents, node: str, shard: int) -> None:
 
 
 def _save(dataset: xr.Dataset, path: Path) -> None:
-    """Write a NetCDF file, weights last and one network at a time, so that no more than that is in memory."""
-    small = dataset.drop_vars("weights")
-    encoding = {
-        name: {"dtype": "S1"} if (VARIABLES | COORDINATES)[name].type == "text" else _PLAIN for name in small.variables
-    }
-    weights = dataset["weights"]
-    with _durable(path) as temporary:
-        small.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
-        with netCDF4.Dataset(temporary, "a") as file:
-            if "weight" not in file.dimensions:
-                file.createDimension("weight", weights.sizes["weight"])
-            stored = file.createVariable("weights", "f4", weights.dims, contiguous=True, fill_value=False)
-            stored.long_name = VARIABLES["weights"].meaning
-            for position in range(weights.sizes["model"]):
-                stored[position] = weights[position].values
+    """Write a NetCDF file that xarray reads back: contiguous variables, text as characters of fixed width."""
+    # Through the NetCDF library: xarray's to_netcdf took four times as long for a small network, and all weights of a
+    # shard at once in memory.
+    values = {name: _characters(name, variable) for name, variable in dataset.variables.items()}
+    labels = [name for name in dataset.coords if name not in dataset.dims]
+    with _durable(path) as temporary, netCDF4.Dataset(temporary, "w") as file:
+        file.setncatts({**dataset.attrs, "coordinates": " ".join(labels)})
+        sizes = {axis: size for variable in values.values() for axis, size in variable.sizes.items()}
+        for axis, size in sizes.items():
+            file.createDimension(axis, size)
+        # All definitions before all data: going back and forth costs a flush each time.
+        for name, variable in values.items():
+            stored = file.createVariable(name, variable.dtype, variable.dims, contiguous=True, fill_value=False)
+            stored.setncatts(variable.attrs)
+            stored.set_auto_chartostring(False)
+        for name, variable in values.items():
+            for rows in range(variable.shape[0]) if name == "weights" else [slice(None)]:
+                file[name][rows] = variable[rows].values
+
+
+def _characters(name: str, variable: xr.Variable) -> xr.Variable:
+    """Turn text into an array of characters, and leave everything else as it is."""
+    if (VARIABLES | COORDINATES)[name].type != "text":
+        return variable
+    text = np.char.encode(variable.values.astype(str), "utf-8")
+    letters = text.view("S1").reshape(*text.shape, -1)
+    attributes = {**variable.attrs, "_Encoding": "utf-8"}
+    return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)
 
 
 def _write_manifest(contents: Contents) -> None:
