@@ -196,6 +196,27 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     return design
 
 
+def varying(design: xr.Dataset) -> list[str]:
+    """List the properties that take more than one value in a design.
+
+    Parameters
+    ----------
+    design
+        A design, or the table of a population.
+
+    Returns
+    -------
+    list of str
+        In the order of the vocabulary.
+
+    Examples
+    --------
+    >>> varying(sample("nws_small", 50, seed=0, dataset="digits"))[:2]
+    ['learning_rate', 'batch_size']
+    """
+    return [name for name in PROPERTIES if len(np.unique(design[name].values)) > 1]
+
+
 def row_keys(design: xr.Dataset) -> list[tuple]:
     """Give the identity of each row: its hyper-parameters and seed, as one hashable tuple per network.
 

@@ -10,8 +10,7 @@ from bars import stripes
 
 from nwslib import space
 from nwslib.population import draws, networks, train
-from nwslib.population.slots import Slots, bank, member
-from nwslib.population.train import _rows
+from nwslib.population.slots import Slots, bank, member, rows
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import validate
 
@@ -30,7 +29,7 @@ def every_setting(bars):
 def crowd_of(design, bars, dtype):
     """Slots that hold every network of a design, at the start of their first epoch."""
     images = bank(bars, torch.device("cpu"))
-    members = [member(row, images) for row in _rows(design)]
+    members = [member(row, images) for row in rows(design)]
     layout = networks.cnn.layout(16, 3, 3, 2, 4, 32)
     crowd = Slots(layout, members[0].row["batch_size"], images, dtype)
     crowd.arrange(members)

@@ -1,5 +1,6 @@
-"""What was read from weights: scores, maps and figures. Works without torch."""
+"""What was read from weights: scores, maps, figures and claims. Works without torch."""
 
-from nwslib.analysis import maps, plots, scores
+from nwslib.analysis import maps, plots, results, scores
+from nwslib.analysis.prose import glue
 
-__all__ = ["maps", "plots", "scores"]
+__all__ = ["glue", "maps", "plots", "results", "scores"]

@@ -390,6 +390,35 @@ def design_overview(design: xr.Dataset, axes: Sequence[Axes] | np.ndarray, names
     return flat
 
 
+def rates(measured: xr.Dataset, ax: Axes) -> Axes:
+    """Draw how fast several ways are: a bar for the median of the repeats, a whisker from the slowest to the fastest.
+
+    Parameters
+    ----------
+    measured
+        ``rate`` with the dimensions ``way`` and ``repeat``, from `nwslib.population.speed.compare`.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Each bar with its ratio to the first way.
+    """
+    values = measured["rate"].transpose("way", "repeat").values
+    middle = np.median(values, axis=1)
+    for place, (way, repeats) in enumerate(zip(middle, values, strict=True)):
+        ax.barh(place, way, 0.7, color=_MUTED if place == 0 else PALETTE[0], alpha=0.85)
+        ax.plot([repeats.min(), repeats.max()], [place, place], color="#222222", linewidth=1.2)
+        text = f"{way:,.0f}" if place == 0 else f"{way:,.0f}  ({way / middle[0]:.1f} times)"
+        ax.text(repeats.max() + 0.02 * values.max(), place, text, va="center", color="#333333", fontsize=9.5)
+    ax.set_yticks(range(len(middle)), measured["way"].values.tolist())
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, 1.35 * values.max()), xlabel="training images per second")
+    return ax
+
+
 def _words(name: object) -> str:
     return str(name).replace("_", " ")
 

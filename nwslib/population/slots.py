@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import Tensor
 
 from nwslib.population import draws, operators, optimizers
@@ -79,6 +80,19 @@ class Member:
     def steps(self) -> int:
         """Optimiser steps taken."""
         return self.epoch * self.steps_per_epoch + self.step
+
+
+def rows(design: xr.Dataset) -> list[dict[str, Any]]:
+    """Give each row of a design as a dict of plain values.
+
+    Examples
+    --------
+    >>> from nwslib import space
+    >>> rows(space.sample("nws_small", 1, seed=0, optimizer="adam"))[0]["optimizer"]
+    'adam'
+    """
+    columns = {name: design[name].values.tolist() for name in design.variables}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def member(row: Mapping[str, Any], images: Bank) -> Member:

@@ -26,7 +26,7 @@ from nwslib.population import progress as status_line
 from nwslib.population.device import resolve_device
 from nwslib.population.images import ImageSet
 from nwslib.population.networks import cnn
-from nwslib.population.slots import Bank, Member, Slots, bank, member
+from nwslib.population.slots import Bank, Member, Slots, bank, member, rows
 from nwslib.population.stopping import Stopping
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
@@ -116,15 +116,19 @@ def train(
         raise ValueError(f"unknown precision {precision!r}. {space.nearest(precision, PRECISIONS)}")
     if max_epochs < 1 or (slots is not None and slots < 1):
         raise ValueError(f"max_epochs and slots must be at least 1, not {max_epochs} and {slots}")
-    _check_images(design, images)
+    if design.sizes["model"]:
+        _check_images(design, images)
     parameters = {
         "max_epochs": max_epochs,
         "precision": precision,
         "images": {name: images[name].version for name in sorted(images)},
     }
+    place = resolve_device(device)
+    if design.sizes["model"] == 0:
+        return Training(design, parameters, iter(()))
     needed = {name: images[name] for name in np.unique(design["dataset"].values).tolist()}
-    common = _Common(bank(needed, resolve_device(device)), PRECISIONS[precision], max_epochs, parameters)
-    members = [member(row, common.bank) for row in _rows(design)]
+    common = _Common(bank(needed, place), PRECISIONS[precision], max_epochs, parameters)
+    members = [member(row, common.bank) for row in rows(design)]
     watch = _Watch(len(members), max_epochs, progress)
     return Training(design, parameters, _train(members, slots, common, watch))
 
@@ -186,11 +190,6 @@ def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
         side = images[name].train_images.shape[1]
         if side != sizes[0]:
             raise ValueError(f"image set {name!r} is {side}x{side}, but the design says image_size {sizes[0]}")
-
-
-def _rows(design: xr.Dataset) -> list[dict[str, Any]]:
-    columns = {name: design[name].values.tolist() for name in design.variables}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _train(members: list[Member], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:

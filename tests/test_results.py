@@ -1,0 +1,68 @@
+import os
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nwslib.analysis import glue, results
+
+ROW = results.claim("adam can be told", 0.9, (0.8, 1.0), chance=0.3, networks=60, figure="bars")
+
+
+def saved(folder, chapter="statistics", claims=(ROW,)):
+    return results.save(folder, chapter, claims, device="CPU", parameters={"seed": 3})
+
+
+def test_claims_survive_the_file_with_what_made_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("NWS_PROFILE", "quick")
+    saved(tmp_path / "new" / "folder")
+    found = results.load(tmp_path / "new" / "folder")
+    assert found["claim"].values.tolist() == ["adam can be told"]
+    assert (found["low"].item(), found["chance"].item(), found["networks"].item()) == (0.8, 0.3, 60)
+    assert found["parameter_file"].item() == "params/quick/statistics.yaml"
+    assert all(found[name].item() for name in ("created_at", "library_version", "device"))
+
+
+def test_chapters_are_collected_and_a_second_run_replaces_the_first(tmp_path):
+    for chapter, number in (("runs", 0.1), ("statistics", 0.2), ("runs", 0.3)):
+        saved(tmp_path, chapter, [ROW | {"number": number}])
+    assert results.load(tmp_path)["number"].values.tolist() == [0.3, 0.2]
+    assert sorted(os.listdir(tmp_path)) == ["runs.nc", "statistics.nc"]
+
+
+def test_a_table_gives_one_claim_per_reading():
+    table = xr.Dataset(
+        {
+            "property": ("reading", ["batch_size", "optimizer"]),
+            "method": ("reading", ["SVM", "SVM"]),
+            "networks": ("reading", [60, 60]),
+            "accuracy": ("reading", [0.4, 0.8]),
+            "low": ("reading", [0.3, 0.7]),
+            "high": ("reading", [0.5, 0.9]),
+            "chance": ("reading", [0.25, 0.33]),
+        }
+    )
+    first, second = results.claims_of(table, "bars")
+    assert first["claim"] == "batch size from SVM"
+    assert (second["number"], second["low"], second["chance"]) == (0.8, 0.7, 0.33)
+    regression = table.rename(accuracy="r2").drop_vars("chance")
+    assert results.claims_of(regression, "bars")[0] | {} == {**first, "unit": "R2", "chance": 0.0}
+
+
+def test_nothing_to_save_and_nothing_to_load_say_so(tmp_path):
+    with pytest.raises(ValueError, match="chapter 'runs' claims nothing"):
+        saved(tmp_path, "runs", [])
+    with pytest.raises(FileNotFoundError, match="run the chapters before this one"):
+        results.load(tmp_path)
+
+
+def test_glue_takes_formatted_text_only():
+    with pytest.raises(TypeError, match="best must be formatted text, not float64"):
+        glue(best=np.float64(0.5))
+
+
+def test_glue_puts_text_where_the_page_finds_it(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: seen.update({name: text}))
+    glue(best="93 %", worst="12 %")
+    assert seen == {"best": "93 %", "worst": "12 %"}
