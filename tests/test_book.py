@@ -1,5 +1,6 @@
 """The driver on a book of three small chapters, made in a folder of its own."""
 
+import contextlib
 import json
 import os
 import re
@@ -206,6 +207,15 @@ def test_check_finds_what_is_wrong_in_a_notebook(book, old, new, finding):
     assert any(line.startswith(("book/first.ipynb", "first.ipynb")) and finding in line for line in found), found
 
 
+@pytest.mark.parametrize(
+    ("inputs", "finding"),
+    [("results/*.nc", "must be a list"), (["../x"], "must stay inside"), (["/etc/*"], "must stay inside")],
+)
+def test_inputs_are_patterns_inside_the_book(book, inputs, finding):
+    put(book.root / "book/first.ipynb", chapter("What?", nws={"inputs": inputs}))
+    assert any(finding in line for line in check(book, []))
+
+
 def test_summary_is_asked_of_the_story_only(book):
     for page in ("introduction", "second"):
         change(book, f"book/{page}.ipynb", "## Summary", "## End")
@@ -226,8 +236,9 @@ def test_check_finds_a_missing_asset(book):
 
 def test_contents_must_exist(book):
     change(book, "_toc.yml", "book/first", "book/fist")
-    with pytest.raises(BookError, match=r"book/fist.*not there. Did you mean 'book/first'"):
-        check(book, [])
+    assert "_toc.yml names the page 'book/fist', which is not there. Did you mean 'book/first'?" in check(book, [])
+    done = drive(book, "run", "--profile", "smoke")
+    assert "Did you mean 'book/first'?" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -348,6 +359,8 @@ def test_fingerprint_tells_what_changed(book, tmp_path):
     assert changed() == ["library"]
     put(run.folder / "results/first.txt", "new")
     assert changed() == ["inputs"]
+    put(book.root / "results/reference.txt", "archived")
+    assert changed() == ["inputs"]
     change(book, "book/second.ipynb", "What?", "Who?")
     assert changed() == ["notebook"]
 
@@ -417,15 +430,16 @@ def test_line_is_updated_on_a_terminal_and_rare_elsewhere(monkeypatch):
 # --- run
 
 
-def executed_texts(run):
+def executed_texts(run, *names):
     """What the executed chapters say, dates and durations left out."""
     texts = {}
-    for page in run.project.chapters:
+    for page in select(run.project, list(names)):
         cells = json.loads(run.executed(page).read_text())["cells"]
         texts[page.name] = [(cell["source"], json.dumps(cell.get("outputs"))) for cell in cells]
     return texts
 
 
+@pytest.mark.slow
 def test_run_executes_once_and_again_only_what_changed(book):
     first = drive(book, "run", "--profile", "smoke")
     assert first.returncode == 0, first.stderr
@@ -475,6 +489,25 @@ def test_a_failed_chapter_stops_the_run_and_is_set_aside(book, cell, message):
     assert not (run.folder / "book").exists()
 
 
+def test_terminal_shows_the_line_of_the_library_and_the_page_does_not(book):
+    told = "import os, pathlib, time\n"
+    told += "pathlib.Path(os.environ['NWS_PROGRESS']).write_text('7 of 9 networks')\ntime.sleep(1.5)"
+    put(book.root / "book/first.ipynb", chapter("What?", code(told)))
+    screen, inside = os.openpty()
+    process = start(book, "run", "--profile", "smoke", "--chapter", "first", stdout=inside)
+    os.close(inside)
+    shown = ""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody is left at its other end
+        while text := os.read(screen, 4096).decode():
+            shown += text
+    process.communicate()
+    os.close(screen)
+    assert re.search(r"\[1/1\] first · cell 4/4 · 7 of 9 networks · 0:0\d elapsed, about 0:0\d left in all", shown), (
+        shown
+    )
+    assert "7 of 9" not in json.dumps(executed_texts(smoke(book), "first")["first"][-1])
+
+
 def test_run_refuses_before_anything_runs(book):
     put(book.root / "params/smoke/second.yaml", "# about 3 s on 2 cores\nnetwork: 2\n")
     done = drive(book, "run", "--profile", "smoke")
@@ -491,10 +524,10 @@ def test_run_folder_that_cannot_be_written_is_named(book):
     assert "Traceback" not in done.stderr
 
 
-def start(project, *arguments):
+def start(project, *arguments, stdout=subprocess.PIPE):
     command = [sys.executable, "-m", "nwslib.book", *arguments]
     environment = os.environ | {"NWS_HOME": str(project.root)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def wait_until(condition, seconds=30):

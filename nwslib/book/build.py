@@ -16,7 +16,7 @@ from docutils.nodes import make_id
 
 from nwslib import __version__
 from nwslib.book import executed
-from nwslib.book.project import BookError, Page, check_profile, code_cells, read_notebook, tags
+from nwslib.book.project import BookError, Page, check_complete, check_profile, code_cells, read_notebook, tags
 from nwslib.book.state import Run, why_stale
 
 _JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -63,6 +63,7 @@ def build(run: Run) -> Path:
         become HTML, or a page would load something from another host. The HTML of an earlier build then stays.
     """
     check_profile(run.project, run.profile)
+    check_complete(run.project)
     if found := [f"{page.name}: {fault}" for page in run.project.chapters for fault in _chapter_faults(run, page)]:
         raise BookError("chapters are not fit to be published:\n" + "\n".join(f"  {fault}" for fault in found))
     _restore(run)

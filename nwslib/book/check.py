@@ -20,6 +20,7 @@ from nwslib.book.project import (
     source,
     tags,
 )
+from nwslib.book.state import input_patterns
 
 MAX_CODE_LINES = 10
 _FORBIDDEN = {ast.ClassDef: "class", ast.FunctionDef: "def", ast.AsyncFunctionDef: "async def", ast.While: "while"}
@@ -60,6 +61,7 @@ def check(project: Project, profiles: list[str]) -> list[str]:
 
 
 def _contents_findings(project: Project) -> Iterator[str]:
+    yield from project.missing
     if not project.profiles:
         yield "there is no profile: params holds no folder"
     for name in project.assets:
@@ -108,6 +110,10 @@ def _format_findings(notebook: dict) -> Iterator[str]:
             yield f"is not a valid notebook: {error.message}"
     if notebook.get("metadata", {}).get("kernelspec", {}).get("name") != "python3":
         yield "the kernelspec must be python3"
+    try:
+        input_patterns(notebook)
+    except BookError as error:
+        yield str(error)
     for number, cell in code_cells(notebook):
         if cell.get("outputs") or cell.get("execution_count") is not None:
             yield f"cell {number} holds outputs; notebooks are committed without (nbstripout --keep-id)"

@@ -69,13 +69,29 @@ class Project:
         return _mapping(self.root / "_config.yml")
 
     @cached_property
-    def pages(self) -> tuple[Page, ...]:
-        """Every page, in the order of the table of contents."""
+    def entries(self) -> tuple[str, ...]:
+        """What the table of contents names, in its order."""
         toc = _mapping(self.root / "_toc.yml")
         if "root" not in toc:
             raise BookError("_toc.yml names no first page: it needs the key 'root'")
-        names = [str(toc["root"]), *_entries(toc)]
-        return tuple(self._page(name, first=position == 0) for position, name in enumerate(names))
+        return (str(toc["root"]), *_entries(toc))
+
+    @cached_property
+    def pages(self) -> tuple[Page, ...]:
+        """The pages that the table of contents names, in its order; those that are there."""
+        paths = [(name, self._find(name)) for name in self.entries]
+        first = self.entries[0]
+        return tuple(Page(path, name != first and "reference" not in path.parts) for name, path in paths if path)
+
+    @property
+    def missing(self) -> list[str]:
+        """A sentence for each page that the table of contents names and that is not there."""
+        files = [
+            file.relative_to(self.root) for suffix in ("md", "ipynb") for file in self.root.glob(f"book/**/*.{suffix}")
+        ]
+        known = [file.with_suffix("").as_posix() for file in files]
+        absent = [name for name in self.entries if not self._find(name)]
+        return [f"_toc.yml names the page {name!r}, which is not there. {nearest(name, known)}" for name in absent]
 
     @property
     def chapters(self) -> tuple[Page, ...]:
@@ -105,14 +121,10 @@ class Project:
             raise BookError("_config.yml must state the repository's address: repository.url and repository.branch")
         return f"git+{repository['url']}@{repository['branch']}"
 
-    def _page(self, name: str, first: bool) -> Page:
+    def _find(self, name: str) -> Path | None:
         given = Path(name)
-        found = [given, given.with_name(given.name + ".ipynb"), given.with_name(given.name + ".md")]
-        path = next((path for path in found if path.suffix and (self.root / path).is_file()), None)
-        if path is None:
-            known = [str(file.relative_to(self.root).with_suffix("")) for file in (self.root / "book").rglob("*.*")]
-            raise BookError(f"_toc.yml names the page {name!r}, which is not there. {nearest(name, known)}")
-        return Page(path, told=not first and "reference" not in path.parts)
+        named = [given, given.with_name(given.name + ".ipynb"), given.with_name(given.name + ".md")]
+        return next((path for path in named if path.suffix and (self.root / path).is_file()), None)
 
 
 def find_root() -> Path:
@@ -125,6 +137,12 @@ def find_root() -> Path:
         if (folder / "_toc.yml").is_file():
             return folder
     raise BookError(f"no book here: {here} and the folders above it hold no _toc.yml")
+
+
+def check_complete(project: Project) -> None:
+    """Refuse a table of contents that names a page which is not there."""
+    if project.missing:
+        raise BookError("\n  ".join(project.missing))
 
 
 def check_profile(project: Project, profile: str) -> None:

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from nwslib.book import executed, parameters
 from nwslib.book.progress import Terminal, clock, polled, seconds_left
-from nwslib.book.project import BookError, Page, check_profile, read_notebook, select
+from nwslib.book.project import BookError, Page, check_complete, check_profile, read_notebook, select
 from nwslib.book.state import Run, fingerprint, hash_file, read_state, record, why_stale, write_atomically
 
 # A kernel that outlives a killed driver would go on writing beside the next run. ipykernel looks for this itself, but
@@ -63,6 +63,7 @@ def run_chapters(run: Run, names: list[str], force: bool, terminal: Terminal) ->
         is at work in it, or a chapter fails; later chapters are then not begun.
     """
     check_profile(run.project, run.profile)
+    check_complete(run.project)
     pages = select(run.project, names)
     if found := list(parameters.findings(run.project, run.profile)):
         raise BookError("the parameters are at fault:\n" + "\n".join(f"  {finding}" for finding in found))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nwslib.book import parameters
-from nwslib.book.project import Page, Project, code_cells, parse, read_notebook
+from nwslib.book.project import BookError, Page, Project, code_cells, parse, read_notebook
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,37 @@ def fingerprint(run: Run, page: Page) -> dict[str, str]:
     -------
     dict
         ``notebook``; ``parameters`` (their values, comments do not count); ``library`` (the modules that the chapter
-        imports, and those that they import); ``inputs`` (the files of the run folder that match the patterns in the
-        notebook's metadata, ``nws.inputs``).
+        imports, and those that they import); ``inputs`` (the files that match `input_patterns`, in the run folder or
+        in the repository).
     """
     path = run.project.root / page.path
     notebook = read_notebook(path)
     values = parameters.for_chapter(run.project, run.profile, page)
-    inputs = notebook.get("metadata", {}).get("nws", {}).get("inputs", [])
+    patterns, folders = input_patterns(notebook), (run.folder, run.project.root)
+    inputs = [_hash((file for pattern in patterns for file in folder.glob(pattern)), folder) for folder in folders]
     return {
         "notebook": _hash([path], path.parent),
         "parameters": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
         "library": _hash(imported_files(notebook, run.project.library), run.project.library),
-        "inputs": _hash((file for pattern in inputs for file in run.folder.glob(pattern)), run.folder),
+        "inputs": " ".join(inputs),
     }
+
+
+def input_patterns(notebook: dict) -> list[str]:
+    """Read which files a chapter reads, besides those it writes itself: ``nws.inputs`` in the notebook's metadata.
+
+    Raises
+    ------
+    BookError
+        If it is not a list of patterns relative to the run folder or the repository, without ``..``.
+    """
+    patterns = notebook.get("metadata", {}).get("nws", {}).get("inputs", [])
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise BookError(f"nws.inputs must be a list of patterns like 'results/*.nc', not {patterns!r}")
+    for pattern in patterns:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise BookError(f"nws.inputs must stay inside the run folder or the repository, not {pattern!r}")
+    return patterns
 
 
 def why_stale(run: Run, page: Page) -> str | None:
