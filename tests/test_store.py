@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from nwslib import snapshots
-from nwslib.snapshots import fake, store
+from nwslib.snapshots import contents, fake, store
 from nwslib.snapshots.schema import ATTRIBUTES, COORDINATES, VARIABLES
 from nwslib.space import sample
 
@@ -102,6 +102,18 @@ def test_networks_come_back_as_they_were_in_design_order(tmp_path):
         rest = opened["curve_test_accuracy"][position, network.sizes["evaluation"] :]
         assert np.isnan(rest).all()
     assert opened.sizes["evaluation"] == max(network.sizes["evaluation"] for network in NETWORKS)
+
+
+def test_padding_text_objects_and_labels_of_a_finished_network_leave_no_trace(tmp_path, whole):
+    def dressed(network):
+        labels = {name: ("weight", values) for name, values in snapshots.layout_of(network).labels().items()}
+        text = {"reason": network["reason"].astype(object), "optimizer": network["optimizer"].astype("<U90")}
+        return network.pad(evaluation=(0, 9)).assign_coords(labels).assign_coords(text)
+
+    snapshots.write(tmp_path, map(dressed, NETWORKS))
+    opened = snapshots.open_population(tmp_path)
+    assert snapshots.same(opened, whole) == []
+    assert snapshots.networks(opened).sizes == snapshots.networks(whole).sizes
 
 
 def test_what_was_opened_satisfies_the_schema_and_says_what_it_means(folder):
@@ -334,6 +346,21 @@ def test_a_reader_sees_every_finished_network_while_others_are_written(tmp_path)
     assert snapshots.write(tmp_path, watched()) == len(NETWORKS)
 
 
+def test_a_reader_is_not_misled_by_a_merge(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError):
+        snapshots.write(tmp_path, _then(NETWORKS[:2], RuntimeError()))
+
+    def opened(path):
+        monkeypatch.undo()
+        monkeypatch.setattr(store, "SHARD_ROWS", ROWS)
+        snapshots.write(tmp_path, NETWORKS[2:3])  # between listing the parts and opening the first
+        return contents.opened(path)
+
+    monkeypatch.setattr(contents, "opened", opened)
+    assert snapshots.table(tmp_path)["model"].values.tolist() == [0, 1, 2]
+    assert len(list(tmp_path.glob("*.nc"))) == 1
+
+
 class Killed(BaseException):
     """Nothing that the store may catch."""
 
@@ -383,7 +410,7 @@ def test_a_kill_at_any_step_loses_no_finished_network(tmp_path, whole):
 _WRITER = """
 import sys, numpy as np
 from nwslib import snapshots
-from nwslib.snapshots import fake, store
+from nwslib.snapshots import contents, fake, store
 from nwslib.space import sample
 store.SHARD_ROWS = 3
 design = sample("nws_small", 30, 0).assign(shard=("model", np.arange(30) // 3))

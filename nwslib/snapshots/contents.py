@@ -181,7 +181,8 @@ def opened(path: Path) -> xr.Dataset:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated, or not a NetCDF file: {error}") from error
+        advice = ". Remove it to train the network again" if path.parent.name == "parts" else ""
+        raise ValueError(f"{path} is truncated, or not a NetCDF file: {error}{advice}") from error
     try:
         check_attributes(dataset, str(path))
         check_variables(dataset, str(path))

@@ -120,6 +120,11 @@ def layout_of(dataset: xr.Dataset) -> Layout:
     dataset
         One architecture of a population, or one network: anything with the attribute ``layout``.
 
+    Returns
+    -------
+    Layout
+        Which weight stands where.
+
     Raises
     ------
     ValueError
