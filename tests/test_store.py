@@ -584,6 +584,16 @@ def test_a_part_of_another_population_is_refused(tmp_path, folder):
         snapshots.table(tmp_path / "other")
 
 
+def test_a_part_of_another_design_is_not_thrown_away(tmp_path, folder):
+    with pytest.raises(RuntimeError):
+        snapshots.write(tmp_path / "other", _then(fake.population(_design(1, seed=7)), RuntimeError()))
+    shutil.copy(next((tmp_path / "other" / "parts").iterdir()), folder / "parts")
+    with pytest.raises(
+        ValueError, match=r"00000000.nc is not in manifest.json, and holds networks that are nowhere else"
+    ):
+        snapshots.write(folder, [])
+
+
 def test_a_shard_that_nobody_lists_is_not_thrown_away(tmp_path, folder):
     snapshots.write(tmp_path / "other", fake.population(_design(1, seed=7)))
     stray = next((tmp_path / "other").glob("*.nc"))

@@ -319,17 +319,14 @@ def _recovered(folder: Path) -> Contents:
         os.remove(leftover)
     contents = read(folder)
     check_sizes(contents)
-    parts = {f"parts/{part.name}" for part in folder.glob("parts/*.nc")}
-    for merged in sorted(parts - set(contents.table["file"])):
-        os.remove(folder / merged)
-    for path in shards_in(folder):
-        if path.name not in contents.files:
+    for path in [*sorted(folder.glob("parts/*.nc")), *shards_in(folder)]:
+        if path.relative_to(folder).as_posix() not in contents.table["file"]:
             _remove_unlisted(contents, path)
     return contents
 
 
 def _remove_unlisted(contents: Contents, path: Path) -> None:
-    """Remove a shard that the manifest does not list, once it is sure that its networks lie elsewhere."""
+    """Remove a file that does not count, once it is sure that its networks lie in another one."""
     with opened(path) as dataset:
         lost = set(dataset["id"].values.tolist()) - set(contents.table["id"])
     if lost:
