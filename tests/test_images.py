@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from nwslib import space
 from nwslib.population import _embedded, _torchvision, images
 from nwslib.population.device import resolve_device
 from nwslib.population.images import Counts, load, load_all, protocol_images, resize_bilinear
@@ -580,3 +581,14 @@ def test_the_images_lie_on_the_device_asked_for():
     found = load("digits", device="cuda", train_limit=10)
     assert found.train_images.device.type == found.test_labels.device.type == "cuda"
     assert found.version == load("digits", train_limit=10).version
+
+
+def test_a_design_names_its_image_sets_size_and_limits():
+    design = space.sample("nws_small", 8, seed=0, dataset=["digits", "textures"])
+    sets = images.for_design(design, train_images=100, test_images=50)
+    assert sorted(sets) == ["digits", "textures"]
+    assert all(one.train_images.shape == (100, 16, 16, 3) and len(one.test_labels) == 50 for one in sets.values())
+    assert len(images.for_design(design)["digits"].train_images) == 1437
+    design["image_size"][0] = 32
+    with pytest.raises(ValueError, match="share one image size, but the design has"):
+        images.for_design(design)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,3 +125,14 @@ def test_two_networks_share_neither_id_nor_row(population, name):
     twice = population[name].values[[0, 0, 2]]
     with pytest.raises(ValueError, match=f"two networks share the {name} "):
         validate(population.assign_coords({name: ("model", twice)}))
+
+
+def test_the_page_of_the_schema_says_what_the_code_says():
+    page = (Path(__file__).parents[1] / "book/reference/schema.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    told = {row[0].strip("`"): tuple(row[1:]) for row in rows if len(row) == 5}
+    known = VARIABLES | COORDINATES
+    assert told == {name: (", ".join(one.dims), one.type, one.units, one.meaning) for name, one in known.items()}
+    assert ATTRIBUTES.items() <= {row[0].strip("`"): row[1] for row in rows if len(row) == 2}.items()
+    assert f"Version {SCHEMA_VERSION}." in page

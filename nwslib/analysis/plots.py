@@ -98,6 +98,88 @@ def accuracy_bars(table: xr.Dataset, ax: Axes) -> Axes:
     return _percent(ax.xaxis, ax)
 
 
+def accuracy_points(table: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the accuracy of each property as a dot with its interval, and mark chance: for panels side by side.
+
+    Parameters
+    ----------
+    table
+        From `nwslib.analysis.scores.table`, of classes; one reading per property.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Properties in the order of the table, the first at the top; filled dots are above chance, open ones are not.
+    """
+    for y in range(table.sizes["reading"]):
+        one = {name: table[name].values[y].item() for name in ("accuracy", "low", "high", "chance", "above_chance")}
+        ax.plot([one["low"], one["high"]], [y, y], color=PALETTE[0], linewidth=1.6)
+        fill = PALETTE[0] if one["above_chance"] else "white"
+        ax.plot(one["accuracy"], y, marker="o", markersize=6.5, color=PALETTE[0], markerfacecolor=fill)
+        ax.plot([one["chance"]] * 2, [y - 0.36, y + 0.36], **_CHANCE)
+    ax.set_yticks(range(table.sizes["reading"]), [_words(name) for name in table["property"].values])
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, 1.03), ylim=(table.sizes["reading"] - 0.4, -0.6), xlabel="accuracy")
+    return _percent(ax.xaxis, ax)
+
+
+def claims(found: xr.Dataset, ax: Axes) -> Axes:
+    """Draw claims of accuracy as dots with intervals, and mark chance.
+
+    Parameters
+    ----------
+    found
+        From `nwslib.analysis.results.load`, some rows of it; of a claim's words, those before " is " name it.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The best at the top.
+    """
+    best_first = found.sortby("number", ascending=False)
+    names = [text.split(" is ")[0] for text in best_first["claim"].values.tolist()]
+    table = best_first.rename({"row": "reading", "number": "accuracy"})
+    table["property"], table["above_chance"] = ("reading", names), table["low"] > table["chance"]
+    accuracy_points(table, ax).set_xlabel("accuracy on networks never seen")
+    return ax
+
+
+def accuracy_along(runs: xr.DataArray, truth: xr.DataArray, population: xr.Dataset, ax: Axes) -> Axes:
+    """Draw how often a run names the right class, against where in the weight vector it begins.
+
+    Parameters
+    ----------
+    runs
+        From `nwslib.meta.RunClassifier.predict_runs` on one architecture, with every weight selected.
+    truth
+        The right class of each network, dimension ``model``.
+    population
+        The node that was read: its layout marks the layers.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A line over the weight vector, with the borders of the layers.
+    """
+    right = runs["class"].values[runs.argmax("class").values] == truth.values[:, None, None]
+    ax.plot(runs["start"].values[0], right.mean(axis=(0, 1)), color=PALETTE[0], marker="o", markersize=3)
+    layout = layout_of(population)
+    for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
+        places = [layout.slices[tensor.name] for tensor in layout.tensors if tensor.layer == layer]
+        first, last = places[0].start, places[-1].stop
+        ax.axvline(first, color=_GRID, linewidth=1, zorder=0)
+        if last - first > 0.04 * layout.size:
+            ax.text((first + last) / 2, 1.03, layer, ha="center", fontsize=9, color=_MUTED)
+    ax.set(ylim=(0, 1.1), xlabel="first weight of the run", ylabel="accuracy of one run")
+    return _percent(ax.yaxis, ax)
+
+
 def accuracy_by(table: xr.Dataset, x: str, ax: Axes, by: str = "property") -> Axes:
     """Draw the accuracy against a parameter of the reading, one line per property, with its 95 % interval.
 

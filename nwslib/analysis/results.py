@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from nwslib import __version__
@@ -187,3 +188,34 @@ def load(folder: Path) -> xr.Dataset:
         with xr.open_dataset(path, engine="netcdf4") as part:
             parts.append(part.load())
     return xr.concat(parts, "row", combine_attrs="drop")
+
+
+def page(claims: xr.Dataset) -> pd.DataFrame:
+    """Lay out claims as the table that the results page shows.
+
+    Parameters
+    ----------
+    claims
+        From `load`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per claim, numbers formatted.
+    """
+    frame = claims.to_dataframe()
+    chance = [f"{value:.2f}" if np.isfinite(value) else "" for value in frame["chance"]]
+    shown = pd.DataFrame(
+        {
+            "chapter": frame["chapter"],
+            "claim": frame["claim"],
+            "number": [f"{value:.3g}" for value in frame["number"]],
+            "interval": [f"{low:.3g} to {high:.3g}" for low, high in zip(frame["low"], frame["high"], strict=True)],
+            "chance": chance,
+            "unit": frame["unit"],
+            "networks": frame["networks"].astype(int),
+            "figure": frame["figure"],
+            "parameters": frame["parameter_file"],
+        }
+    )
+    return shown.set_index("chapter")

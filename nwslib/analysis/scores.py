@@ -266,6 +266,40 @@ def table(readings: Iterable[xr.Dataset]) -> xr.Dataset:
     return xr.Dataset({name: ("reading", np.array([row[name] for row in rows])) for name in rows[0]})
 
 
+def together(*tables: xr.Dataset) -> xr.Dataset:
+    """Put tables of readings of one kind below each other.
+
+    Parameters
+    ----------
+    *tables
+        From `table`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimension ``reading``, the columns that all of them have.
+    """
+    shared = [name for name in tables[0].data_vars if all(name in one for one in tables)]
+    return xr.concat([one[shared] for one in tables], "reading")
+
+
+def above_chance(table: xr.Dataset) -> list[str]:
+    """List the properties that a table of readings finds above chance, in its order.
+
+    Parameters
+    ----------
+    table
+        From `table`, of classes.
+
+    Returns
+    -------
+    list of str
+        Names of properties, each once.
+    """
+    found = zip(table["property"].values.tolist(), table["above_chance"].values.tolist(), strict=True)
+    return list(dict.fromkeys(name for name, above in found if above))
+
+
 def _correct(predictions: xr.Dataset) -> np.ndarray:
     """Give for each network whether it was named correctly, or how often: shape (m,)."""
     right = predictions["prediction"] == predictions["truth"]

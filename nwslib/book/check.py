@@ -196,7 +196,8 @@ def _figure_findings(notebook: dict, number: int, cell: dict) -> Iterator[str]:
     for word, (what, place) in places.items():
         if not str(said.get(word) or "").strip():
             yield f"is a figure without {what} ({place} in its metadata)"
-    following = notebook["cells"][number : number + 1]
+    # A cell that the page does not show may stand between a figure and its text, to compute the text's numbers.
+    following = [one for one in notebook["cells"][number:] if "remove-cell" not in tags(one)]
     if not following or following[0].get("cell_type") != "markdown":
         yield "is a figure that no text follows: the next cell must say what to see"
 
@@ -206,7 +207,7 @@ def _figure(cell: dict) -> dict:
 
 
 def _draws(module: ast.Module) -> bool:
-    """Whether a cell calls something of ``plots`` or ``plt``."""
+    """Whether a cell calls something of ``plots`` or ``plt``; ``plots.style`` draws nothing."""
     calls = (node.func for node in ast.walk(module) if isinstance(node, ast.Call))
-    owners = (function.value for function in calls if isinstance(function, ast.Attribute))
-    return any(isinstance(owner, ast.Name) and owner.id in ("plots", "plt") for owner in owners)
+    called = [ast.unparse(function) for function in calls if isinstance(function, ast.Attribute)]
+    return any(name.split(".")[0] in ("plots", "plt") and name != "plots.style" for name in called)

@@ -6,6 +6,7 @@ after a restart. The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Pa
 operations. Integers are bit-identical on every device; real numbers derived from them are so on one device type.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -268,11 +269,12 @@ def augmentation(seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: 
     return Augmentation(**fields, noise_start=bits[..., -1] % NOISE_BANK)
 
 
+@functools.cache
 def noise_bank(device: torch.device | str = "cpu") -> Tensor:
     """Draw the bank of standard normal numbers that pixel noise is read from, each image from its own start.
 
     A fresh normal number per pixel would cost more than the network itself: 768 per image of 16x16x3 take longer to
-    draw than its 0.4 MFLOP to compute.
+    draw than its 0.4 MFLOP to compute. The bank is drawn once per device and shared: do not write to it.
 
     Returns
     -------

@@ -33,10 +33,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import xarray as xr
 
 from nwslib.population import _embedded
 from nwslib.population.device import resolve_device
@@ -260,6 +261,43 @@ def load_all(
         _check_request(name, size, root, download, device, train_limit, test_limit)
     options = {"size": size, "root": root, "download": download, "device": device}
     return {name: load(name, **options, train_limit=train_limit, test_limit=test_limit) for name in wanted}
+
+
+def for_design(
+    design: xr.Dataset, *, train_images: int = 0, test_images: int = 0, **options: Any
+) -> dict[str, ImageSet]:
+    """Give the image sets that a design names, at its image size.
+
+    Parameters
+    ----------
+    design
+        From `nwslib.space.sample` or by hand, of one image size.
+    train_images, test_images
+        The first so many of each set; 0 for all.
+    **options
+        ``root``, ``download`` and ``device`` of `load`.
+
+    Returns
+    -------
+    dict of str to ImageSet
+        By name.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, OSError
+        As `load`; also if the design has several image sizes.
+
+    Examples
+    --------
+    >>> from nwslib import space
+    >>> list(for_design(space.sample("nws_small", 3, seed=0, dataset="digits")))
+    ['digits']
+    """
+    sizes = sorted(set(design["image_size"].values.tolist()))
+    if len(sizes) != 1:
+        raise ValueError(f"the networks of one training share one image size, but the design has {sizes}")
+    limits = {"train_limit": train_images or None, "test_limit": test_images or None}
+    return load_all(design["dataset"].values.tolist(), size=sizes[0], **limits, **options)
 
 
 def protocol_images(images: torch.Tensor, size: int) -> torch.Tensor:
