@@ -1,0 +1,1 @@
+"""Speed, side by side, as ratios: ``python -m benchmarks NAME``."""
