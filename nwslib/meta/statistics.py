@@ -8,7 +8,7 @@ import xarray as xr
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import QuantileTransformer
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from nwslib.meta.labels import class_labels, refuse_seen, shuffle
@@ -22,16 +22,17 @@ _VIEW = ("snapshot", "per", "part", "batch_norm", "run", "since", "min_test_accu
 class StatisticsClassifier:
     """Names a property from statistics of the weights with a linear support vector machine.
 
-    Features are mapped to normal quantiles, with the quantiles of the training networks: they span many orders of
-    magnitude. Classes are weighted by the inverse of their frequency in training. There are no probabilities: the
-    machine has none.
+    A feature is replaced by its quantile among the training networks, because features span many orders of magnitude.
+    Classes are weighted by the inverse of their frequency in training. There are no probabilities: the machine has
+    none.
 
     Attributes
     ----------
     per, snapshot, part, batch_norm, run, since, min_test_accuracy
         What is summarised, as in `nwslib.meta.views.statistics_view`.
     cost
-        Weight of the errors against the margin.
+        Weight of the errors against the margin. On 240 networks of nws_small, mean cross-validated accuracy over six
+        properties differs by less than 0.02 between 0.003 and 0.1.
     seed
         Seed of the label permutation where labels are shuffled; nothing else is random.
     """
@@ -43,7 +44,7 @@ class StatisticsClassifier:
     run: tuple[int, int] | None = None
     since: int | None = None
     min_test_accuracy: float = 0.0
-    cost: float = 0.1
+    cost: float = 0.01
     seed: int = 0
     pipeline: Pipeline | None = field(default=None, init=False, repr=False)
     target: str = field(default="", init=False, repr=False)
@@ -210,8 +211,8 @@ class StatisticsRegressor:
 
 
 def _pipeline(last: LinearSVC | RidgeCV, networks: int) -> Pipeline:
-    quantiles = QuantileTransformer(n_quantiles=min(networks, 100), output_distribution="normal", subsample=None)
-    return make_pipeline(VarianceThreshold(), quantiles, last)
+    quantiles = QuantileTransformer(n_quantiles=min(networks, 100), subsample=None)
+    return make_pipeline(VarianceThreshold(), quantiles, StandardScaler(), last)
 
 
 def _features(
