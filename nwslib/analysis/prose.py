@@ -1,8 +1,6 @@
-"""Numbers in the text of a page, and figures shown on another page, come from the run."""
+"""Numbers in the text of a page come from the run."""
 
 import importlib.util
-
-from matplotlib.figure import Figure
 
 
 def glue(**numbers: str) -> None:
@@ -30,19 +28,3 @@ def glue(**numbers: str) -> None:
 
     for name, text in numbers.items():
         glue_one(name, text, display=False)
-
-
-def glue_figure(name: str, figure: Figure) -> None:
-    """Make a figure available to other pages of the book, under its name; outside the book nothing happens.
-
-    Parameters
-    ----------
-    name
-        For the directive ``glue:figure``.
-    figure
-        As it is to be shown.
-    """
-    if importlib.util.find_spec("myst_nb") is not None:
-        from myst_nb import glue as glue_one
-
-        glue_one(name, figure, display=False)
