@@ -151,3 +151,9 @@ def test_nearest_names_what_is_close():
     assert nearest(100, [32, 64, 128]) == "The nearest is 128."
     assert nearest("xyz", ["adam", "momentum"]) == "Known: 'adam', 'momentum'."
     assert space.base_set("kmnist[test]") == "kmnist"
+
+
+def test_what_varies_is_what_takes_more_than_one_value():
+    assert space.varying(space.sample("nws_main", 200, seed=0)) == list(space.PROPERTIES)
+    small = space.sample("nws_small", 200, seed=0, dataset="digits")
+    assert space.varying(small) == list(space.PROPERTIES[1:7])

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import nwslib
+
+
+def test_paths_start_at_the_variable_else_at_the_repository_else_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("NWS_HOME", str(tmp_path))
+    assert nwslib.resolve("a/b") == tmp_path / "a" / "b"
+    monkeypatch.delenv("NWS_HOME")
+    repository = Path(__file__).parents[1]
+    monkeypatch.chdir(repository / "book")
+    assert nwslib.home() == repository
+    monkeypatch.chdir(tmp_path)
+    assert nwslib.home() == tmp_path
+
+
+def test_an_absolute_path_stays(tmp_path):
+    assert nwslib.resolve(tmp_path) == tmp_path

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+
+from nwslib import space
+from nwslib.population import speed, train
+from nwslib.population.slots import bank, member, rows
+
+
+def test_every_way_is_measured_in_every_repeat(bars):
+    measured = speed.compare("nws_small", bars, [2, 4], epochs=1, repeats=2, batch_size=64)["rate"]
+    assert measured["way"].values.tolist() == ["one at a time", "2 side by side", "4 side by side"]
+    assert measured.shape == (3, 2)
+    assert (measured > 10).all()
+
+
+def test_a_rate_counts_the_images_of_all_networks(bars, monkeypatch):
+    clock = iter(np.arange(0, 1000, 10.0))  # every look at the clock is ten seconds after the last
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        speed, "train", lambda design, *_, **__: [{"steps": [3], "batch_size": [64]}] * len(design.model)
+    )
+    measured = speed.compare("nws_small", bars, [4], epochs=1, repeats=1, batch_size=64)["rate"]
+    assert measured.sel(way="4 side by side").item() == pytest.approx(4 * 3 * 64 / 10)
+
+
+@pytest.mark.slow
+def test_the_loop_learns_as_the_crowd_does(bars):
+    design = space.sample("nws_small", 6, seed=2, dataset="textures", batch_size=32, initialization="glorot_uniform")
+    images = bank(bars, torch.device("cpu"))
+    alone = [speed.train_alone(member(row, images), images, epochs=14)[0] for row in rows(design)]
+    crowd = [one["test_accuracy"].values[0, -1] for one in train(design, bars, max_epochs=15, progress=False)]
+    assert np.median(alone) > 0.6
+    assert abs(np.median(alone) - np.median(crowd)) < 0.2
+
+
+def test_the_loop_leaves_its_network_as_it_is(bars):
+    design = space.sample("nws_small", 1, seed=2, dataset="digits", batch_size=64, optimizer="rmsprop")
+    images = bank(bars, torch.device("cpu"))
+    one = member(rows(design)[0], images)
+    accuracy, seconds = speed.train_alone(one, images, epochs=1)
+    assert 0 <= accuracy <= 1
+    assert seconds > 0
+    assert (one.epoch, one.step, one.evaluations) == (0, 0, 0)
+
+
+def test_bad_numbers_are_refused(bars):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        speed.compare("nws_small", bars, [0])
+    with pytest.raises(ValueError, match="unknown collection 'nws_smal'"):
+        speed.compare("nws_smal", bars, [4])
