@@ -144,7 +144,7 @@ def p_value(predictions: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> float
     Parameters
     ----------
     predictions
-        ``truth`` and ``prediction``, both with the dimension ``model`` alone.
+        ``truth`` and ``prediction``.
     draws
         Number of permutations.
     seed
@@ -159,9 +159,13 @@ def p_value(predictions: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> float
     -----
     Phipson and Smyth, "Permutation p-values should never be zero", 2010: the observed order counts as a permutation.
     """
-    truth, prediction = predictions["truth"].values, predictions["prediction"].values
-    permuted = np.random.default_rng(seed).permuted(np.broadcast_to(prediction, (draws, len(prediction))), axis=1)
-    reached = (permuted == truth).mean(axis=1) >= (prediction == truth).mean()
+    rest = [dimension for dimension in predictions["prediction"].dims if dimension != "model"]
+    others = predictions["truth"].rename(model="other")
+    agreement = (predictions["prediction"] == others).mean(rest).transpose("model", "other").values  # (m, m)
+    networks = np.arange(len(agreement))
+    permuted = np.random.default_rng(seed).permuted(np.broadcast_to(networks, (draws, len(networks))), axis=1)
+    # Sums of the same shares in another order differ by rounding.
+    reached = agreement[networks, permuted].mean(axis=1) >= agreement[networks, networks].mean() - 1e-12
     return float((reached.sum() + 1) / (draws + 1))
 
 

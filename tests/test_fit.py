@@ -1,0 +1,211 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from nwslib import space
+from nwslib.meta import RunClassifier, StatisticsClassifier, StatisticsRegressor, read
+from nwslib.meta.labels import balance, hold_out, shuffle
+from nwslib.snapshots import fake
+
+QUICK = {"length": 64, "epochs": 6, "visits": 4, "runs": 8, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def population():
+    """Give 120 networks whose optimiser spreads all weights in training, and changes nothing at the start."""
+    made = list(fake.population(space.sample("nws_small", 120, seed=0), signal=0.0, diverged=[0, 9]))
+    made = [network.drop_dims("evaluation") for network in made]
+    one = xr.concat(made, "model", data_vars="all", coords="different", compat="equals", join="exact")
+    spread = one["optimizer"].copy(data=np.unique(one["optimizer"], return_inverse=True)[1])
+    one["weights"] *= 4.0 ** (spread * (one["snapshot"] - 1) / 19)
+    return one
+
+
+@pytest.fixture(scope="module")
+def fitted(population):
+    return RunClassifier(**QUICK).fit(population, "optimizer")
+
+
+def test_a_strong_trace_is_read_from_short_runs_and_a_shuffled_one_is_not(population, fitted):
+    assert fitted.score(population) > 0.9
+    scores = [read(population, "optimizer", RunClassifier(**QUICK), shuffled=True, seed=seed) for seed in range(3)]
+    assert np.mean([(found["prediction"] == found["truth"]).mean() for found in scores]) < 0.55
+
+
+def test_predictions_are_probabilities_of_the_test_networks(population, fitted):
+    found = fitted.predictions(population)
+    assert found["probability"].dims == ("model", "class")
+    np.testing.assert_allclose(found["probability"].sum("class"), 1, rtol=1e-5)
+    assert set(found["split"].values) == {"test"}
+    assert set(found["status"].values) == {"converged"}
+    xr.testing.assert_identical(found["probability"], fitted.predict_proba(population))
+    assert np.array_equal(fitted.predict(population), found["class"].values[found["probability"].argmax("class")])
+
+
+def test_a_prediction_averages_evenly_spaced_runs(population, fitted):
+    runs = fitted.predict_runs(population)
+    found = fitted.predictions(population)
+    np.testing.assert_allclose(runs.mean("run").squeeze("snapshot"), found["probability"], rtol=1e-5)
+    alone = runs["class"].values[runs.argmax("class").values[:, 0]] == found["truth"].values[:, None]
+    np.testing.assert_allclose(alone.mean(axis=1), found["run_accuracy"])
+    assert runs.sizes["run"] == 8
+    assert (runs["start"][:, -1] == population.sizes["weight"] - 64).all()
+    assert fitted.predict_runs(population, runs=100).sizes["run"] == 100
+
+
+def test_networks_of_several_snapshots_are_read_at_each(population, fitted):
+    found = fitted.predictions(population, (1, 20))
+    assert found["prediction"].dims == ("model", "snapshot")
+    right = (found["prediction"] == found["truth"]).mean("model")
+    assert right.sel(snapshot=20) > 0.9
+    assert right.sel(snapshot=1) < 0.6
+    xr.testing.assert_equal(found["probability"].sel(snapshot=20, drop=True), fitted.predict_proba(population))
+
+
+def test_training_on_several_snapshots(population):
+    reader = RunClassifier(**QUICK | {"visits": 2}, snapshot=[18, 20]).fit(population, "optimizer")
+    assert reader.score(population) > 0.9
+    assert reader.predictions(population)["prediction"].sizes["snapshot"] == 2
+
+
+def test_the_seed_decides_everything_and_the_session_is_left_alone(population):
+    few = {**QUICK, "epochs": 1, "visits": 1}
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (RunClassifier(**few, seed=seed).fit(population, "optimizer") for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(first.predict_proba(population), again.predict_proba(population))
+    assert not np.array_equal(first.predict_proba(population), other.predict_proba(population))
+
+
+def test_test_networks_have_no_influence_on_the_fit(population):
+    few = {**QUICK, "epochs": 1, "visits": 1}
+    foreign = population.copy(deep=True)
+    test = (foreign["split"] == "test").values
+    foreign["weights"].values[test] = 7
+    foreign["optimizer"].values[test] = "adam"
+    states = [RunClassifier(**few).fit(one, "optimizer").module.state_dict() for one in (population, foreign)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_networks_seen_in_training_are_refused(population, fitted):
+    swapped = population.assign_coords(split=("model", np.where(population["split"] == "test", "train", "test")))
+    with pytest.raises(ValueError, match="of these networks were seen in training, the first"):
+        fitted.predict_proba(swapped)
+
+
+def test_the_best_epoch_on_held_out_networks_is_kept(population):
+    overdone = {**QUICK, "decay": 1.0, "visits": 8}  # there is nothing to read, so it learns the networks by heart
+    reader = RunClassifier(**overdone | {"epochs": 12}).fit(population, "activation")
+    best = int(np.argmin(reader.history))
+    assert best < 11
+    until = RunClassifier(**overdone | {"epochs": best + 1}).fit(population, "activation")
+    assert reader.history[: best + 1] == until.history
+    assert all(torch.equal(a, b) for a, b in zip(reader.module.parameters(), until.module.parameters(), strict=True))
+
+
+def test_held_out_networks_are_a_share_of_each_class():
+    labels = np.repeat(["adam", "momentum", "rmsprop"], [50, 20, 2])
+    held = hold_out(labels, 0.2, seed=0)
+    assert [int(held[labels == name].sum()) for name in ("adam", "momentum", "rmsprop")] == [10, 4, 1]
+    assert np.array_equal(held, hold_out(labels, 0.2, seed=0))
+    assert not np.array_equal(held, hold_out(labels, 0.2, seed=1))
+    assert not hold_out(labels, 0.99, seed=0)[labels == "rmsprop"].all()
+
+
+def test_every_class_is_drawn_as_often_as_the_rarest_and_every_network_in_time():
+    labels = np.repeat([0, 1, 2], [50, 20, 5])
+    generator = np.random.default_rng(0)
+    draws = [balance(labels, generator) for _ in range(60)]
+    assert all(np.array_equal(np.bincount(labels[draw]), [5, 5, 5]) for draw in draws)
+    assert all(len(set(draw)) == 15 for draw in draws)
+    assert set(np.concatenate(draws)) == set(range(75))
+
+
+def test_shuffling_keeps_the_labels_and_moves_them():
+    labels = np.arange(50)
+    assert np.array_equal(np.sort(shuffle(labels, 0)), labels)
+    assert (shuffle(labels, 0) != labels).mean() > 0.8
+    assert np.array_equal(shuffle(labels, 0), shuffle(labels, 0))
+
+
+def test_a_reading_says_what_was_done(population, tmp_path):
+    reader = RunClassifier(**QUICK | {"epochs": 1})
+    found = read(population, "optimizer", reader, length=50, seed=3)
+    assert reader.module is None
+    assert json.loads(found.attrs["parameters"])["length"] == 50
+    assert (found.attrs["task"], found.attrs["property"], found.attrs["seed"]) == ("classification", "optimizer", 3)
+    train = population.isel(
+        model=np.flatnonzero((population["split"] == "train") & (population["status"] != "diverged"))
+    )
+    for name, count in zip(found["class"].values, found["train_networks"].values, strict=True):
+        assert count == (train["optimizer"] == name).sum()
+    assert found.attrs["networks_trained_on"] == train.sizes["model"]
+    found.to_netcdf(tmp_path / "reading.nc")
+    xr.testing.assert_identical(found, xr.load_dataset(tmp_path / "reading.nc"))
+
+
+def test_every_reader_reads_and_is_stored(population, tmp_path):
+    readers = {"optimizer": StatisticsClassifier(per="vector"), "learning_rate": StatisticsRegressor(per="vector")}
+    for name, reader in readers.items():
+        found = read(population, name, reader, at=15)
+        assert np.array_equal(found["truth"], found[name])
+        found.to_netcdf(tmp_path / f"{name}.nc")
+    assert found.attrs["task"] == "regression"
+    assert 0.0002 < found.attrs["train_median"] < 0.005
+
+
+def test_a_tree_of_architectures_is_read_and_short_networks_are_counted(population):
+    made = fake.population(space.sample("nws_small", 24, seed=1, width_conv=8), signal=0.0)
+    wide = xr.concat(
+        [network.drop_dims("evaluation") for network in made],
+        "model",
+        data_vars="all",
+        coords="different",
+        compat="equals",
+        join="exact",
+    )
+    tree = xr.DataTree.from_dict({"small": population, "wide": wide.assign_coords(model=wide["model"] + 1000)})
+    reader = RunClassifier(**QUICK | {"epochs": 1, "length": population.sizes["weight"] + 1})
+    found = read(tree, "optimizer", reader)
+    assert set(found["width_conv"].values) == {8}
+    assert json.loads(found.attrs["left_out_of_training"])["too short"] > 80
+    assert read(tree, "optimizer", reader, length=20).sizes["model"] > found.sizes["model"]
+
+
+def test_the_original_is_that_of_the_study():
+    reader = RunClassifier.original(length=1000)
+    assert (reader.network, reader.batch, reader.rate, reader.epochs) == ("short", 64, 1e-3, 50)
+    assert (reader.length, RunClassifier.original().length) == (1000, 5000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"length": -1}, "length must be at least 1, not -1"),
+        ({"rate": 0.0}, "rate must be positive"),
+        ({"validation": 1.0}, "validation must be more than 0 and less than 1"),
+        ({"lenght": 5}, r"RunClassifier has no parameter 'lenght'. Did you mean 'length'"),
+        ({"network": "shrot"}, r"unknown meta-classifier 'shrot'. Did you mean 'short'"),
+        ({"part": "convolutions"}, r"unknown part 'convolutions'. Did you mean 'convolution'"),
+        ({"snapshot": 0}, r"there is no snapshot 0. The nearest is 1"),
+        ({"device": "gpu"}, "device 'gpu' is not available here"),
+        ({"length": 10**6}, "no network of the train split can be read.*'too short'"),
+    ],
+)
+def test_bad_parameters_are_refused(population, change, message):
+    with pytest.raises(ValueError, match=message):
+        read(population, "optimizer", RunClassifier(**QUICK), **change)
+
+
+def test_what_cannot_be_read_is_refused(population):
+    with pytest.raises(ValueError, match=r"unknown property 'optimiser'. Did you mean 'optimizer'"):
+        read(population, "optimiser", RunClassifier(**QUICK))
+    with pytest.raises(ValueError, match="learning_rate is continuous"):
+        read(population, "learning_rate", RunClassifier(**QUICK))
+    with pytest.raises(ValueError, match="not fitted: call fit first"):
+        RunClassifier(**QUICK).predict(population)

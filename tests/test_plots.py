@@ -1,0 +1,211 @@
+from itertools import pairwise
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+from nwslib import space
+from nwslib.analysis import maps, plots
+from nwslib.snapshots import fake
+
+PROPERTIES = ["activation", "batch_size", "initialization"]
+
+
+@pytest.fixture(autouse=True)
+def _figures():
+    """Draw without a display, in the house's style, and leave nothing behind."""
+    mpl.use("Agg")
+    with mpl.rc_context():
+        plots.style()
+        yield
+        plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def population():
+    design = space.sample("nws_small", 24, seed=0, dataset=["mnist", "fashion"])
+    made = [
+        network.pad(evaluation=(0, 40 - network.sizes["evaluation"]))
+        for network in fake.population(design, diverged=[5])
+    ]
+    return xr.concat(made, "model", data_vars="all", coords="different", compat="equals", join="exact")
+
+
+@pytest.fixture
+def ax():
+    return plt.subplots()[1]
+
+
+def table(lengths=(100,), methods=("SVM", "DMC")):
+    """Give a table whose accuracies say which reading they are."""
+    rows = [(name, method, length) for name in PROPERTIES for method in methods for length in lengths]
+    value = 0.3 + 0.6 * np.arange(len(rows)) / len(rows)
+    columns = {
+        "property": [row[0] for row in rows],
+        "method": [row[1] for row in rows],
+        "length": [row[2] for row in rows],
+    }
+    columns |= {"accuracy": value, "low": value - 0.1, "high": value + 0.1, "chance": np.full(len(rows), 0.25)}
+    return xr.Dataset({name: ("reading", values) for name, values in columns.items()})
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def drawn(ax):
+    """Draw the figure: constrained layout, ticks and text must not warn."""
+    ax.figure.canvas.draw()
+    return ax
+
+
+def test_bars_show_every_accuracy_the_best_at_the_top(ax):
+    found = table()
+    assert drawn(plots.accuracy_bars(found, ax)) is ax
+    assert sorted(bar.get_width() for bar in ax.patches) == pytest.approx(sorted(found["accuracy"].values))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["activation", "batch size", "initialization"]
+    assert legend(ax) == ["SVM", "DMC", "chance"]
+    assert set(texts(ax)) == {f"{value:.0%}" for value in found["accuracy"].values}
+    chances = [line for line in ax.lines if len(set(line.get_xdata())) == 1]
+    assert {line.get_xdata()[0] for line in chances} == {0.25}
+    with pytest.raises(ValueError, match="two of one property with one method"):
+        plots.accuracy_bars(table(lengths=(100, 500)), ax)
+
+
+def test_lines_run_through_the_accuracies_and_are_named_at_their_ends(ax):
+    found = table(lengths=(5000, 100, 500), methods=("DMC",))
+    drawn(plots.accuracy_by(found, "length", ax))
+    assert ax.get_xscale() == "log"
+    first = found.isel(reading=slice(3)).sortby("length")
+    assert np.array_equal(ax.lines[0].get_xdata(), [100, 500, 5000])
+    assert np.array_equal(ax.lines[0].get_ydata(), first["accuracy"])
+    assert texts(ax) == ["activation", "batch size", "initialization"]
+    with pytest.raises(ValueError, match=r"unknown variable 'lengths'. Did you mean 'length'"):
+        plots.accuracy_by(found, "lengths", ax)
+    with pytest.raises(ValueError, match="method is not a number"):
+        plots.accuracy_by(found, "method", ax)
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap(ax):
+    found = table(methods=("DMC",), lengths=(1, 2)).assign(accuracy=("reading", np.full(6, 0.97)))
+    drawn(plots.accuracy_by(found, "length", ax))
+    boxes = sorted(text.get_window_extent().bounds[1::2] for text in ax.texts)
+    assert all(low + height <= above for (low, height), (above, _) in pairwise(boxes))
+    assert boxes[-1][0] < ax.get_window_extent().y1
+
+
+def test_ticks_do_not_collide(ax):
+    lengths = (100, 500, 1000, 4000, 4500, 5000)
+    drawn(plots.accuracy_by(table(lengths=lengths, methods=("DMC",)), "length", ax))
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert not any(first.overlaps(second) for place, first in enumerate(boxes) for second in boxes[place + 1 :])
+    assert 5000 in ax.get_xticks()
+
+
+def test_a_confusion_matrix_shows_shares_of_its_rows(ax):
+    matrix = xr.DataArray([[3, 1], [0, 4]], {"truth": ["adam", "rmsprop"], "prediction": ["adam", "rmsprop"]})
+    drawn(plots.confusion(matrix, ax))
+    assert texts(ax) == ["75", "25", "0", "100"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["adam (4)", "rmsprop (4)"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
+
+
+def test_curves_show_the_median_and_hold_the_last_value(population, ax):
+    drawn(plots.curves(population, ax, by="dataset"))
+    assert texts(ax) in (["fashion", "mnist"], ["mnist", "fashion"])
+    sound = population.isel(
+        model=np.flatnonzero((population["status"] != "diverged") & (population["dataset"] == "fashion"))
+    )
+    held = sound["curve_test_accuracy"].to_series().unstack("evaluation").ffill(axis=1).to_numpy()
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.median(held, axis=0), rtol=1e-6)
+    drawn(plots.curves(population, plt.subplots()[1], curve="train_loss"))
+    with pytest.raises(ValueError, match=r"unknown curve 'tset_accuracy'. Did you mean 'test_accuracy'"):
+        plots.curves(population, ax, curve="tset_accuracy")
+    with pytest.raises(ValueError, match=r"unknown property 'optimiser'. Did you mean 'optimizer'"):
+        plots.curves(population, ax, by="optimiser")
+    with pytest.raises(ValueError, match="learning_rate has 24 values, but there are 8 colours"):
+        plots.curves(population, ax, by="learning_rate")
+
+
+def test_weight_histograms_are_densities(population, ax):
+    drawn(plots.weight_histogram(population, ax, by="activation", tensor="conv1.kernel"))
+    assert legend(ax) == ["elu", "relu", "sigmoid", "tanh"]
+    for outline in ax.patches:
+        density, edges, _ = outline.get_data()
+        assert 0.95 < np.nansum(density * np.diff(edges)) <= 1
+    with pytest.raises(ValueError, match=r"unknown tensor 'conv1.kernels'. Did you mean 'conv1.kernel'"):
+        plots.weight_histogram(population, ax, tensor="conv1.kernels")
+
+
+def test_weights_that_are_all_equal_still_make_a_histogram(population, ax):
+    drawn(plots.weight_histogram(population.assign(weights=population["weights"] * 0), ax))
+    assert len(ax.patches) > 1
+
+
+def test_the_projection_keeps_distances_and_is_that_of_scikit_learn(population):
+    from sklearn.decomposition import PCA
+
+    points = maps.project(population, components=30)
+    vectors = population["weights"].values[population["status"] != "diverged"].reshape(-1, population.sizes["weight"])
+    model = PCA(30, svd_solver="full").fit(vectors.astype(float))
+    np.testing.assert_allclose(points["share"], model.explained_variance_ratio_, rtol=1e-5)
+    expected = np.abs(model.transform(vectors.astype(float)))
+    np.testing.assert_allclose(np.abs(points.values.reshape(-1, 30)[:, :5]), expected[:, :5], atol=1e-5)
+    assert 5 not in points["model"]
+    with pytest.raises(ValueError, match=r"no network of cnn-.* is left to project"):
+        maps.project(population, models=[5])
+
+
+def test_trajectories_begin_in_rings_and_end_in_dots(population, ax):
+    points = maps.project(population, models=[0, 1, 2, 5])
+    drawn(plots.trajectory(points, ax, by="optimizer"))
+    assert points.sizes["model"] == 3
+    assert len(ax.lines) == 9
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), points[0, :, 0])
+    assert (ax.lines[1].get_xdata()[0], ax.lines[2].get_xdata()[0]) == (points[0, 0, 0], points[0, -1, 0])
+    assert legend(ax)[-2:] == ["start", "end"]
+
+
+def test_an_image_grid_shows_every_image_in_its_row(ax):
+    images = np.arange(5, dtype="uint8")[:, None, None, None] * np.ones((16, 16, 3), "uint8")
+    drawn(plots.image_grid(images, ["b", "a", "b", "a", "b"], ax, columns=2))
+    sheet = ax.images[0].get_array()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a"]
+    assert sheet[0, 0, 0] == 0
+    assert sheet[0, -1, 0] == 2
+    assert sheet[-1, 0, 0] == 1
+    assert sheet[-1, -1, 0] == 3
+    with pytest.raises(ValueError, match="5 images, but 1 labels"):
+        plots.image_grid(images, ["a"], ax)
+
+
+def test_a_design_overview_counts_every_value():
+    design = space.sample("nws_small", 50, seed=0)
+    axes = plots.design_overview(design, plt.subplots(2, 2)[1], ["optimizer", "batch_size", "learning_rate"])
+    drawn(axes[0])
+    for ax, name in zip(axes, ("optimizer", "batch_size"), strict=False):
+        counts = np.unique(design[name], return_counts=True)[1]
+        assert [bar.get_width() for bar in ax.patches] == counts.tolist()
+    assert sum(bar.get_height() for bar in axes[2].patches) == 50
+    assert not axes[3].get_visible()
+    with pytest.raises(ValueError, match="3 properties need as many axes, not 1"):
+        plots.design_overview(design, [axes[0]], ["optimizer", "batch_size", "activation"])
+
+
+def test_colours_are_distinct_for_the_colour_blind():
+    # Machado et al., 2009: what a person without red, or without green, cones sees of linear light.
+    blind = {
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    }
+    colours = np.array([mpl.colors.to_rgb(colour) for colour in plots.PALETTE[:6]])
+    for matrix in blind.values():
+        seen = np.clip(colours**2.2 @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(seen[:, None] - seen, axis=2)
+        assert apart[np.triu_indices(6, 1)].min() > 0.15

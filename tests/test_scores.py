@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+import xarray as xr
+from sklearn import metrics
+
+from nwslib.analysis import scores
+
+
+def reading(truth, prediction, train=None, **attributes):
+    classes, counts = np.unique(train if train is not None else truth, return_counts=True)
+    found = xr.Dataset({"truth": ("model", truth), "prediction": ("model", prediction)})
+    found = found.assign_coords({"class": classes, "train_networks": ("class", counts)})
+    parameters = {"snapshot": 20, "part": "all", "batch_norm": True}
+    words = {"task": "classification", "property": "optimizer", "method": "a method", "seed": 0, "shuffled": 0}
+    return found.assign_attrs({**words, "parameters": json.dumps(parameters), **attributes})
+
+
+def simulated(networks, share, seed, names=("adam", "momentum", "rmsprop")):
+    """Give a reading that is right for a share of the networks and guesses wrongly for the rest."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(len(names), size=networks)
+    wrong = (truth + random.integers(1, len(names), size=networks)) % len(names)
+    prediction = np.where(random.random(networks) < share, truth, wrong)
+    return reading(np.array(names)[truth], np.array(names)[prediction])
+
+
+def test_accuracy_and_confusion_agree_with_scikit_learn():
+    found = simulated(200, 0.6, seed=0)
+    truth, prediction = found["truth"].values, found["prediction"].values
+    assert scores.accuracy(found) == metrics.accuracy_score(truth, prediction)
+    assert np.array_equal(scores.confusion(found), metrics.confusion_matrix(truth, prediction))
+
+
+def test_confusion_knows_classes_that_occur_on_one_side_only():
+    found = reading(["a", "a", "z"], ["a", "b", "a"], train=["a", "b", "c"])
+    matrix = scores.confusion(found)
+    assert matrix["truth"].values.tolist() == ["a", "b", "c", "z"]
+    assert matrix.sel(truth="a", prediction="b") == matrix.sel(truth="z", prediction="a") == 1
+    assert matrix.sum() == 3
+
+
+def test_r2_and_mae_agree_with_scikit_learn():
+    truth, prediction = np.random.default_rng(0).normal(size=(2, 5, 40))
+    for row in range(5):
+        assert scores.r2(truth, prediction)[row] == pytest.approx(metrics.r2_score(truth[row], prediction[row]))
+        assert scores.mae(truth, prediction)[row] == pytest.approx(
+            metrics.mean_absolute_error(truth[row], prediction[row])
+        )
+
+
+def test_chance_is_the_most_frequent_training_class_on_the_test_networks():
+    train, test = ["adam"] * 5 + ["momentum"] * 3, ["adam"] * 2 + ["momentum"] * 6
+    assert scores.chance_level(train, test) == 0.25
+    found = reading(test, test, train=train)
+    assert scores.chance(found) == 0.25
+    always = reading(test, ["adam"] * 8, train=train)
+    assert scores.accuracy(always) == scores.chance(always)
+
+
+def test_the_interval_is_that_of_the_binomial_for_large_samples():
+    found = simulated(2000, 0.7, seed=1)
+    share = scores.accuracy(found)
+    half = 1.96 * np.sqrt(share * (1 - share) / 2000)
+    np.testing.assert_allclose(scores.accuracy_interval(found), (share - half, share + half), atol=0.003)
+
+
+@pytest.mark.parametrize(("networks", "share"), [(60, 0.5), (60, 0.8), (200, 0.35)])
+def test_the_interval_covers_the_truth_about_95_times_in_100(networks, share):
+    bounds = np.array([scores.accuracy_interval(simulated(networks, share, seed), draws=500) for seed in range(400)])
+    covered = ((bounds[:, 0] <= share) & (share <= bounds[:, 1])).mean()
+    assert 0.90 < covered < 0.985
+
+
+def test_the_interval_of_r2_covers_the_truth():
+    covered = 0
+    for seed in range(200):
+        truth, noise = np.random.default_rng(seed).normal(size=(2, 150))
+        low, high = scores.interval(scores.r2, truth, truth + 0.5 * noise, draws=500)
+        covered += low <= 0.75 <= high
+    assert 0.88 < covered / 200 < 0.99
+
+
+def test_certainty_has_an_exact_bound():
+    right = reading(["adam", "momentum"] * 30, ["adam", "momentum"] * 30)
+    low, high = scores.accuracy_interval(right)
+    exact = scipy.stats.binomtest(60, 60).proportion_ci(0.95, method="exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high))
+    wrong = reading(["adam", "momentum"] * 30, ["momentum", "adam"] * 30)
+    assert scores.accuracy_interval(wrong) == pytest.approx((1 - high, 1 - low))
+
+
+def test_intervals_follow_the_seed():
+    column = np.random.default_rng(0).random(50)
+    mean = [scores.interval(lambda x: x.mean(axis=1), column, seed=seed) for seed in (0, 0, 1)]
+    assert mean[0] == mean[1]
+    assert mean[0] != mean[2]
+
+
+def test_p_values_are_uniform_without_a_trace_and_tiny_with_one():
+    random = np.random.default_rng(0)
+    null = []
+    for seed in range(150):
+        truth, prediction = random.choice(["a", "b", "c", "d"], size=(2, 80))
+        null.append(scores.p_value(reading(truth, prediction), draws=400, seed=seed))
+    assert np.mean(np.array(null) < 0.05) < 0.11
+    assert 0.4 < np.mean(null) < 0.7
+    assert scores.p_value(simulated(60, 0.8, seed=0), draws=999) == pytest.approx(0.001)
+    assert scores.p_value(reading(["a", "b"] * 10, ["a"] * 20)) == 1
+
+
+def test_several_seeds_count_as_one_network_each():
+    one = simulated(60, 0.7, seed=0)
+    thrice = one.assign(prediction=one["prediction"].expand_dims(seed=3).transpose("model", "seed"))
+    assert scores.accuracy(thrice) == pytest.approx(scores.accuracy(one))
+    assert scores.accuracy_interval(thrice) == pytest.approx(scores.accuracy_interval(one))
+    assert scores.p_value(thrice) == scores.p_value(one)
+
+
+def test_a_summary_calls_only_what_is_significant_above_chance():
+    row = scores.summary(simulated(60, 0.9, seed=0))
+    assert row["above_chance"]
+    assert row["low"] < row["accuracy"] < row["high"]
+    assert (row["property"], row["networks"], row["classes"], row["length"]) == ("optimizer", 60, 3, 0)
+    # Frequent in training, absent from the test: chance is 0, and guessing beats it without knowing anything.
+    guess = reading(["b", "c"] * 30, ["b", "b", "c", "c"] * 15, train=["a"] * 9 + ["b", "c"])
+    row = scores.summary(guess)
+    assert row["low"] > row["chance"] == 0
+    assert not row["above_chance"]
+
+
+def test_a_summary_of_numbers_compares_with_the_median():
+    truth = 10 ** np.random.default_rng(0).uniform(-4, -2, 80)
+    attributes = {"task": "regression", "train_median": 1e-3}
+    found = xr.Dataset({"truth": ("model", truth), "prediction": ("model", truth * 1.1)})
+    row = scores.summary(found.assign_attrs(reading(["a"], ["a"]).attrs | attributes))
+    assert row["mae"] == pytest.approx(np.log10(1.1))
+    assert row["baseline"] == pytest.approx(np.abs(np.log10(truth) + 3).mean())
+    assert row["low"] < row["r2"] < 1
+    perfect = xr.Dataset({"truth": ("model", truth), "prediction": ("model", truth)})
+    assert scores.summary(perfect.assign_attrs(found.attrs | reading(["a"], ["a"]).attrs | attributes))["r2"] == 1
+
+
+def test_a_table_has_a_row_per_reading(tmp_path):
+    readings = [simulated(60, share, seed=1) for share in (0.9, 0.2)]
+    found = scores.table(readings)
+    assert found["accuracy"].values.tolist() == [scores.accuracy(one) for one in readings]
+    found.to_netcdf(tmp_path / "table.nc")
+    xr.testing.assert_identical(found, xr.load_dataset(tmp_path / "table.nc"))
+    several = readings[0].assign_attrs(
+        parameters=json.dumps({"snapshot": [11, 20], "part": "all", "batch_norm": "only"})
+    )
+    assert scores.table([several])["snapshot"].item() == "11 to 20"
+    with pytest.raises(ValueError, match="a table needs at least one reading"):
+        scores.table([])
+    with pytest.raises(ValueError, match="not a reading: the attribute 'task'"):
+        scores.summary(xr.Dataset())
+
+
+def test_tables_are_put_together_and_list_what_they_find():
+    tables = [scores.table([simulated(60, share, seed=1).assign_attrs(property=str(share))]) for share in (0.9, 0.3)]
+    both = scores.together(*tables)
+    assert both.sizes["reading"] == 2
+    assert scores.above_chance(both) == ["0.9"]
+
+
+def test_analysis_works_without_torch():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import matplotlib; matplotlib.use('Agg')\n"
+        "import nwslib.analysis\n"
+        "from nwslib.analysis import maps, plots, scores\n"
+        "plots.style()\n"
+        "assert scores.chance_level(['a'], ['a']) == 1\n"
+        "assert not [name for name in sys.modules if name.startswith(('nwslib.meta', 'nwslib.population'))]\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
