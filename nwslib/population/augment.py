@@ -37,7 +37,8 @@ def augment(images: Tensor, draw: Augmentation, colourful: Tensor, bank: Tensor)
     images = (images - mean) * draw.contrast[expand] + mean
     if colourful.any():
         rows = colourful.nonzero()[:, 0]
-        images[rows] = turn_colours(images[rows], draw.hue[rows], draw.saturation[rows])
+        turned = turn_colours(images.index_select(0, rows), draw.hue[rows], draw.saturation[rows])
+        images.index_copy_(0, rows, turned)
     return images + draw.noise[expand] * _noise(draw.noise_start, images.shape[2:], bank)
 
 
@@ -103,7 +104,8 @@ def turn_colours(images: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
     chroma = torch.minimum(chroma * saturation[..., None, None], value.clamp(min=0))
     shades = []
     for offset in (5, 3, 1):
-        place = (sixths + offset) % 6
+        place = sixths + offset
+        place = place - 6 * torch.floor(place / 6)
         shades.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
     return torch.stack(shades, dim=-1)
 

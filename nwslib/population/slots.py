@@ -241,13 +241,18 @@ class Slots:
         """Gather each network's images, (b, y, x, m, c), augmented where it says so, and labels, (m, b)."""
         places = steps[:, None] * self.batch + torch.arange(self.batch, device=steps.device)
         index = self.orders.gather(1, places)
-        images = self.images.images[index].to(self.dtype).div_(255)  # (m, b, y, x, c)
+        images = self._gather(index).to(self.dtype).div_(255)  # (m, b, y, x, c)
         if len(self.augmented):
             on = self.augmented
             draw = draws.augmentation(self.seeds[on], epochs[on], steps[on], self.batch)
-            changed = augment(images[on], draw, self.colourful, self.images.noise)
-            images[on] = changed.clamp_(0, 1).to(self.dtype)
+            changed = augment(images.index_select(0, on), draw, self.colourful, self.images.noise)
+            images.index_copy_(0, on, changed.clamp_(0, 1).to(self.dtype))
         return _networks_inside(images), self.images.labels[index]
+
+    def _gather(self, index: Tensor) -> Tensor:
+        """Give images by index: (m, b) becomes (m, b, y, x, c), uint8."""
+        images = self.images.images
+        return images.flatten(1).index_select(0, index.flatten()).view(*index.shape, *images.shape[1:])
 
     def _gradient(self, images: Tensor, labels: Tensor, dropout: Tensor) -> Tensor:
         """Compute the gradient of every network, (m, w), and bring moving statistics and epoch sums up to date."""
@@ -306,7 +311,7 @@ class Slots:
         return valid, [float(right[k, start:end].mean()) for k, (start, end) in enumerate(ends)]
 
     def _right(self, tensors: Mapping[str, Tensor], index: Tensor, segments: operators.Segments) -> Tensor:
-        images = _networks_inside(self.images.images[index]).to(self.dtype).div_(255)
+        images = _networks_inside(self._gather(index)).to(self.dtype).div_(255)
         features = cnn.features(tensors, images, segments, None)
         return cnn.outputs(tensors, features, segments, None).argmax(-1) == self.images.labels[index]
 
