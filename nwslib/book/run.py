@@ -36,11 +36,11 @@ from nwslib.book.state import (
 # A kernel that outlives a killed driver would go on writing beside the next run. ipykernel looks for this itself, but
 # only by asking whether its parent is process 1, which on a desktop it is not.
 _KERNEL_STARTUP = """
-def _end_with_the_driver(driver=__import__("os").getppid()):
+def _end_with_the_driver():
     import os, threading, time
 
     def watch():
-        while os.getppid() == driver:
+        while os.getppid() == int(os.environ["NWS_DRIVER"]):
             time.sleep(0.5)
         os._exit(1)
 
@@ -190,6 +190,7 @@ def _settings(run: Run) -> Path:
 def _kernel_environment(run: Run) -> dict[str, str]:
     settings = _settings(run)
     return {
+        "NWS_DRIVER": str(os.getpid()),
         "NWS_HOME": str(run.project.root),
         "NWS_RUN": str(run.home),
         "NWS_PROFILE": run.profile,
