@@ -66,3 +66,21 @@ def test_glue_puts_text_where_the_page_finds_it(monkeypatch):
     monkeypatch.setattr("myst_nb.glue", lambda name, text, display: seen.update({name: text}))
     glue(best="93 %", worst="12 %")
     assert seen == {"best": "93 %", "worst": "12 %"}
+
+
+def test_the_page_shows_number_interval_chance_figure_and_parameter_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NWS_PROFILE", "quick")
+    exact = results.claim("networks differ by", 0, (0, 0), networks=6, figure="none", unit="weight")
+    saved(tmp_path, claims=[ROW, exact])
+    html = results.page(results.load(tmp_path)).to_html()
+    for text in (
+        "adam can be told",
+        "0.9 (0.8 to 1)",
+        "0.30",
+        "60",
+        "params/quick/statistics.yaml",
+        "0 (0 to 0) weight",
+    ):
+        assert text in html
+    assert '<a href="statistics.html#bars">bars</a>' in html
+    assert 'href="statistics.html#none"' not in html

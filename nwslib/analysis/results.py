@@ -5,13 +5,16 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from nwslib import __version__
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 _TEXT = ("claim", "unit", "figure", "chapter", "parameter_file", "created_at", "library_version", "device")
 _NUMBERS = ("number", "low", "high", "chance", "networks")
@@ -190,7 +193,7 @@ def load(folder: Path) -> xr.Dataset:
     return xr.concat(parts, "row", combine_attrs="drop")
 
 
-def page(claims: xr.Dataset) -> pd.DataFrame:
+def page(claims: xr.Dataset) -> "Styler":
     """Lay out claims as the table that the results page shows.
 
     Parameters
@@ -200,22 +203,28 @@ def page(claims: xr.Dataset) -> pd.DataFrame:
 
     Returns
     -------
-    pandas.DataFrame
-        One row per claim, numbers formatted.
+    pandas.io.formats.style.Styler
+        One row per claim, in a notebook an HTML table: the number with its interval, the chance level, the networks
+        behind it, a link to the figure, and the parameter file.
     """
     frame = claims.to_dataframe()
-    chance = [f"{value:.2f}" if np.isfinite(value) else "" for value in frame["chance"]]
     shown = pd.DataFrame(
         {
-            "chapter": frame["chapter"],
             "claim": frame["claim"],
-            "number": [f"{value:.3g}" for value in frame["number"]],
-            "interval": [f"{low:.3g} to {high:.3g}" for low, high in zip(frame["low"], frame["high"], strict=True)],
-            "chance": chance,
-            "unit": frame["unit"],
+            "number (interval)": [_number(row) for row in frame.to_dict("records")],
+            "chance": [f"{value:.2f}" if np.isfinite(value) else "" for value in frame["chance"]],
             "networks": frame["networks"].astype(int),
-            "figure": frame["figure"],
-            "parameters": frame["parameter_file"],
+            "figure": [_link(chapter, name) for chapter, name in zip(frame["chapter"], frame["figure"], strict=True)],
+            "parameter file": frame["parameter_file"],
         }
     )
-    return shown.set_index("chapter")
+    return shown.style.hide(axis="index").set_table_attributes('class="dataframe claims"').set_uuid("claims")
+
+
+def _number(row: Mapping[str, Any]) -> str:
+    unit = "" if row["unit"] == "accuracy" else f" {row['unit']}"
+    return f"{row['number']:.3g} ({row['low']:.3g} to {row['high']:.3g}){unit}"
+
+
+def _link(chapter: str, figure: str) -> str:
+    return "" if figure == "none" else f'<a href="{chapter}.html#{figure}">{figure.removeprefix("fig-")}</a>'
