@@ -88,9 +88,8 @@ def book(tmp_path):
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["repository"]["url"] = "https://github.com/toys/book"
     put(root / "_config.yml", config)
-    (root / "book").mkdir()
-    for name in ("references.bib", "book/favicon.svg"):
-        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("*.ipynb", "*.md", "reference", ".*"))
+    shutil.copy(ROOT / "references.bib", root)
     parts = [
         {"caption": "All", "chapters": [{"file": f"book/{name}"} for name in ("first", "second", "reference/notes")]}
     ]
