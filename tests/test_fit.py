@@ -79,6 +79,9 @@ def test_the_seed_decides_everything_and_the_session_is_left_alone(population):
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(first.predict_proba(population), again.predict_proba(population))
     assert not np.array_equal(first.predict_proba(population), other.predict_proba(population))
+    still = [RunClassifier(**few, rate=1e-12, seed=seed).fit(population, "optimizer").module for seed in (1, 2)]
+    weights = [next(module.parameters()) for module in still]
+    assert not torch.allclose(*weights, atol=1e-3)  # the first weights follow the seed too
 
 
 def test_test_networks_have_no_influence_on_the_fit(population):

@@ -92,8 +92,9 @@ def test_lines_run_through_the_accuracies_and_are_named_at_their_ends(ax):
         plots.accuracy_by(found, "method", ax)
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap(ax):
-    found = table(methods=("DMC",), lengths=(1, 2)).assign(accuracy=("reading", np.full(6, 0.97)))
+@pytest.mark.parametrize("height", [0.02, 0.5, 0.97])
+def test_names_at_the_ends_of_lines_do_not_overlap(ax, height):
+    found = table(methods=("DMC",), lengths=(1, 2)).assign(accuracy=("reading", np.full(6, height)))
     drawn(plots.accuracy_by(found, "length", ax))
     boxes = sorted(text.get_window_extent().bounds[1::2] for text in ax.texts)
     assert all(low + height <= above for (low, height), (above, _) in pairwise(boxes))
