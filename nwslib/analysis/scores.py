@@ -36,7 +36,9 @@ def accuracy(predictions: xr.Dataset) -> float:
 
 
 def chance_level(labels_train: np.ndarray, labels_test: np.ndarray) -> float:
-    """Give the accuracy of always naming the class that is most frequent in training.
+    """Give what a reader reaches that does not look, by the better of two ways to guess.
+
+    It names the class that is most frequent in training, always; or every class equally often.
 
     Parameters
     ----------
@@ -46,19 +48,20 @@ def chance_level(labels_train: np.ndarray, labels_test: np.ndarray) -> float:
     Returns
     -------
     float
-        Share of the test networks that have this class.
+        The larger of the share of the test networks that have the most frequent class, and one over the classes.
 
     Examples
     --------
-    >>> chance_level(["adam", "adam", "momentum"], ["adam", "momentum", "momentum", "momentum"])
-    0.25
+    >>> chance_level(["adam", "adam", "momentum"], ["adam", "adam", "adam", "momentum"])
+    0.75
     """
     classes, counts = np.unique(labels_train, return_counts=True)
-    return float((np.asarray(labels_test) == classes[counts.argmax()]).mean())
+    always = (np.asarray(labels_test) == classes[counts.argmax()]).mean()
+    return float(max(always, 1 / len(classes)))
 
 
 def chance(predictions: xr.Dataset) -> float:
-    """Give the chance level of a reading: always naming the class that is most frequent in its training networks.
+    """Give the chance level of a reading, as `chance_level` has it.
 
     Parameters
     ----------
