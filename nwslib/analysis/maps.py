@@ -8,7 +8,14 @@ import xarray as xr
 from nwslib.snapshots.schema import layout_of
 
 
-def project(population: xr.Dataset, models: Sequence[int] | None = None, components: int = 2) -> xr.DataArray:
+def project(
+    population: xr.Dataset,
+    models: Sequence[int] | None = None,
+    components: int = 2,
+    *,
+    batch_norm: bool = False,
+    own_start: bool = False,
+) -> xr.DataArray:
     """Project the snapshots of some networks of one architecture on their principal components.
 
     Parameters
@@ -20,6 +27,12 @@ def project(population: xr.Dataset, models: Sequence[int] | None = None, compone
         are in memory at once, so choose a few hundred at most.
     components
         Number of components.
+    batch_norm
+        Whether the variables of batch norms count. A few moving variances reach hundreds in some networks, and are then
+        all that there is to see.
+    own_start
+        Whether each network is measured from its own initialisation, so that all begin at the origin. Without it, the
+        distance between random initialisations, which is far longer than any training, decides the picture.
 
     Returns
     -------
@@ -39,8 +52,11 @@ def project(population: xr.Dataset, models: Sequence[int] | None = None, compone
     if not chosen.sizes["model"]:
         raise ValueError(f"no network of {layout_of(population).name} is left to project: all diverged or failed")
     shape = (chosen.sizes["model"], chosen.sizes["snapshot"])
-    vectors = chosen["weights"].values.reshape(shape[0] * shape[1], -1).astype("float64")
-    vectors -= vectors.mean(axis=0)
+    kinds = np.repeat(*zip(*((tensor.kind, tensor.size) for tensor in layout_of(population).tensors), strict=True))
+    counted = np.flatnonzero(batch_norm | np.isin(kinds, ["kernel", "bias"]))
+    vectors = chosen["weights"].values[:, :, counted].astype("float64")
+    origin = vectors[:, :1] if own_start else vectors.mean(axis=(0, 1))
+    vectors = (vectors - origin).reshape(shape[0] * shape[1], -1)
     # Far fewer snapshots than weights: the eigenvectors of the small product of the two give the coordinates.
     values, vectors = np.linalg.eigh(vectors @ vectors.T)
     values, vectors = values[::-1], vectors[:, ::-1]

@@ -454,7 +454,7 @@ def design_overview(design: xr.Dataset, axes: Sequence[Axes] | np.ndarray, names
         if values.dtype.kind == "f":
             ax.hist(values, bins=10, color=PALETTE[0], alpha=0.85, rwidth=0.92)
             ax.set_yticks([])
-            ax.set_xticks([values.min(), values.max()], [f"{values.min():.2g}", f"{values.max():.2g}"])
+            ax.set_xticks([values.min(), values.max()], [f"{values.min():.1g}", f"{values.max():.1g}"])
             ax.spines["left"].set_visible(False)
         else:
             known, counts = np.unique(values, return_counts=True)
@@ -516,10 +516,12 @@ def _scale(ax: Axes, values: np.ndarray) -> None:
     """Put ticks at the values where they do not collide; logarithmic where values span orders of magnitude."""
     logarithmic = values[0] > 0 and values[-1] > 20 * values[0]
     places = np.log(values) if logarithmic else values
+    gap = 0.07 * (places[-1] - places[0])
     kept = [len(values) - 1]
-    for place in reversed(range(len(values) - 1)):
-        if places[kept[-1]] - places[place] > 0.07 * (places[-1] - places[0]):
+    for place in reversed(range(1, len(values) - 1)):
+        if places[kept[-1]] - places[place] > gap and places[place] - places[0] > gap:
             kept.append(place)
+    kept.append(0)
     ax.set_xscale("log" if logarithmic else "linear")
     ax.set_xticks(values[kept], [f"{value:,}" for value in values[kept]])
     ax.minorticks_off()
