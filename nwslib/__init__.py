@@ -46,7 +46,8 @@ def resolve(path: str | Path) -> Path:
     Parameters
     ----------
     path
-        Absolute (kept), or relative to `home`.
+        Absolute (kept), or relative to `home`; one that begins with ``_run`` starts from the environment variable
+        ``NWS_RUN`` where that is set.
 
     Returns
     -------
@@ -58,4 +59,7 @@ def resolve(path: str | Path) -> Path:
     >>> resolve("_run/quick").is_absolute()
     True
     """
-    return home() / Path(path).expanduser()
+    path = Path(path).expanduser()
+    if os.environ.get("NWS_RUN") and path.parts[:1] == ("_run",):
+        return Path(os.environ["NWS_RUN"]).resolve().joinpath(*path.parts[1:])
+    return home() / path

@@ -4,6 +4,7 @@ import nwslib
 
 
 def test_paths_start_at_the_variable_else_at_the_repository_else_here(tmp_path, monkeypatch):
+    monkeypatch.delenv("NWS_RUN", raising=False)
     monkeypatch.setenv("NWS_HOME", str(tmp_path))
     assert nwslib.resolve("a/b") == tmp_path / "a" / "b"
     monkeypatch.delenv("NWS_HOME")
@@ -16,3 +17,11 @@ def test_paths_start_at_the_variable_else_at_the_repository_else_here(tmp_path, 
 
 def test_an_absolute_path_stays(tmp_path):
     assert nwslib.resolve(tmp_path) == tmp_path
+
+
+def test_the_run_folder_may_be_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("NWS_RUN", str(tmp_path / "elsewhere"))
+    assert nwslib.resolve("_run/quick/results") == tmp_path / "elsewhere" / "quick" / "results"
+    assert nwslib.resolve("data") == nwslib.home() / "data"
+    monkeypatch.delenv("NWS_RUN")
+    assert nwslib.resolve("_run/quick") == nwslib.home() / "_run" / "quick"

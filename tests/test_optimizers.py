@@ -56,5 +56,5 @@ def test_a_zero_gradient_moves_nothing():
 
 
 def test_an_unknown_optimizer_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="unknown optimizer 'adm'. Did you mean 'adam'"):
+    with pytest.raises(ValueError, match=r"unknown optimizer 'adm'\. Did you mean 'adam'"):
         optimizers.coefficients(["adm"], torch.float32, torch.device("cpu"))

@@ -65,3 +65,23 @@ def project(
     coordinates = {name: place for name, place in chosen.coords.items() if place.dims in (("model",), ("snapshot",))}
     coordinates["share"] = ("component", values[:components] / values.sum())
     return xr.DataArray(points.reshape(*shape, -1), coordinates, ("model", "snapshot", "component"), name="projection")
+
+
+def where(runs: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:
+    """Give how often a run names the right class, for each place that runs begin at.
+
+    Parameters
+    ----------
+    runs
+        Probabilities (model, snapshot, run, class) with the coordinate ``start`` (model, run), of networks of one
+        architecture: from `nwslib.meta.RunClassifier.predict_runs`.
+    truth
+        The right class of each network, dimension ``model``.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dimension ``run``, with the coordinate ``start``: the first weight of the run.
+    """
+    right = runs["class"].values[runs.argmax("class").values] == truth.values[:, None, None]
+    return xr.DataArray(right.mean(axis=(0, 1)), {"start": ("run", runs["start"].values[0])}, ("run",), name="accuracy")

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from nwslib.analysis.maps import where
 from nwslib.snapshots.schema import layout_of
 from nwslib.space import nearest
 
@@ -167,8 +168,8 @@ def accuracy_along(runs: xr.DataArray, truth: xr.DataArray, population: xr.Datas
     matplotlib.axes.Axes
         A line over the weight vector, with the borders of the layers.
     """
-    right = runs["class"].values[runs.argmax("class").values] == truth.values[:, None, None]
-    ax.plot(runs["start"].values[0], right.mean(axis=(0, 1)), color=PALETTE[0], marker="o", markersize=3)
+    found = where(runs, truth)
+    ax.plot(found["start"].values, found.values, color=PALETTE[0], marker="o", markersize=3)
     layout = layout_of(population)
     for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
         places = [layout.slices[tensor.name] for tensor in layout.tensors if tensor.layer == layer]
