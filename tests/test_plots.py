@@ -222,3 +222,45 @@ def test_colours_are_distinct_for_the_colour_blind():
         seen = np.clip(colours**2.2 @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
         apart = np.linalg.norm(seen[:, None] - seen, axis=2)
         assert apart[np.triu_indices(6, 1)].min() > 0.15
+
+
+def test_dots_are_filled_above_chance_and_marks_stand_at_chance(ax):
+    found = table(methods=["SVM"]).assign(above_chance=("reading", [True, False, True]))
+    plots.accuracy_points(found, ax)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == found["accuracy"].values.tolist()
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
+    marks = [line for line in ax.lines if line.get_label() == "chance"]
+    assert [mark.get_xdata()[0] for mark in marks] == found["chance"].values.tolist()
+
+
+def test_claims_are_drawn_the_best_first(ax):
+    rows = {"number": [0.3, 0.9], "low": [0.2, 0.8], "high": [0.4, 1.0], "chance": [0.25, 0.25]}
+    found = xr.Dataset({name: ("row", values) for name, values in rows.items()})
+    found["claim"] = ("row", ["batch size is read", "optimizer is read"])
+    plots.claims(found, ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["optimizer", "batch size"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first at the top
+
+
+def test_rates_are_medians_with_the_ratio_to_the_first_way(ax):
+    measured = xr.Dataset({"rate": (("way", "repeat"), [[10.0, 20, 90], [50.0, 60, 70]])}, {"way": ["loop", "crowd"]})
+    plots.rates(measured, ax)
+    assert [bar.get_width() for bar in ax.patches] == [20, 60]
+    assert [text.get_text() for text in ax.texts] == ["20", "60  (3.0 times)"]
+    assert [tuple(line.get_xdata()) for line in ax.lines] == [(10, 90), (50, 70)]
+
+
+def test_accuracy_along_the_vector_is_that_of_each_place(population, ax):
+    probability = np.zeros((2, 1, 3, 2))
+    probability[0, 0, :, 0] = [0.9, 0.2, 0.8]  # the first network is an "a": right at the first and the last place
+    probability[1, 0, :, 0] = [0.1, 0.6, 0.7]  # the second is a "b": right at the first place only
+    probability[..., 1] = 1 - probability[..., 0]
+    coordinates = {"class": ["a", "b"], "start": (("model", "run"), [[0, 50, 100]] * 2)}
+    runs = xr.DataArray(probability, coordinates, ("model", "snapshot", "run", "class"))
+    truth = xr.DataArray(["a", "b"], dims="model")
+    assert maps.where(runs, truth).values.tolist() == [1.0, 0.0, 0.5]
+    plots.accuracy_along(runs, truth, population, ax)
+    assert ax.lines[0].get_xdata().tolist() == [0, 50, 100]
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 0.0, 0.5]
+    assert len(ax.lines) - 1 == len({tensor.layer for tensor in layout_of(population).tensors})
