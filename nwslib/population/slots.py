@@ -162,24 +162,13 @@ class Slots:
             In any order.
         """
         members = sorted(members, key=lambda one: one.row["activation"])
-        device = self.weights.device
         count = -(-len(members) // self.multiple) * self.multiple
         old = {id(one): place for place, one in enumerate(self.members)}
-        stay = [(place, old[id(one)]) for place, one in enumerate(members) if id(one) in old]
-        to, origin = (
-            (torch.tensor(side, dtype=torch.int64, device=device) for side in zip(*stay, strict=True))
-            if stay
-            else (None, None)
-        )
+        moves = [(place, old[id(one)]) for place, one in enumerate(members) if id(one) in old]
         longest = max(one.steps_per_epoch for one in members) * self.batch
+        self.orders = F.pad(self.orders, (0, max(0, longest - self.orders.shape[1])))
         for name in ("weights", "a", "v", "correct", "loss", "orders"):
-            before = getattr(self, name)
-            width = (longest,) if name == "orders" else before.shape[1:]
-            after = torch.zeros(count, *width, dtype=before.dtype, device=device)
-            if stay:
-                shared = tuple(slice(0, min(pair)) for pair in zip(width, before.shape[1:], strict=True))
-                after[(to, *shared)] = before[(origin, *shared)]
-            setattr(self, name, after)
+            setattr(self, name, _moved(getattr(self, name), moves, count))
         self.members = members
         for place, one in enumerate(members):
             if id(one) not in old:
@@ -319,3 +308,11 @@ class Slots:
 def _networks_inside(images: Tensor) -> Tensor:
     """Turn (m, b, y, x, c) into (b, y, x, m, c), in memory too."""
     return images.permute(1, 2, 3, 0, 4).contiguous()
+
+
+def _moved(state: Tensor, moves: list[tuple[int, int]], count: int) -> Tensor:
+    """Give the state of `count` slots: rows at (new place, old place), all others zero."""
+    moved = state.new_zeros(count, *state.shape[1:])
+    for new, old in moves:
+        moved[new] = state[old]
+    return moved

@@ -28,7 +28,7 @@ def compare(
     crowd_sizes: Sequence[int],
     *,
     batch_size: int = 32,
-    epochs: int = 2,
+    epochs: int = 1,
     repeats: int = 3,
     seed: int = 0,
     device: str = "auto",
