@@ -122,8 +122,10 @@ def accuracy_points(table: xr.Dataset, ax: Axes) -> Axes:
         ax.plot([one["chance"]] * 2, [y - 0.36, y + 0.36], **_CHANCE)
     ax.set_yticks(range(table.sizes["reading"]), [_words(name) for name in table["property"].values])
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, 1.03), ylim=(table.sizes["reading"] - 0.4, -0.6), xlabel="accuracy")
-    return _percent(ax.xaxis, ax)
+    ax.set(xlim=(0, 1.06), ylim=(table.sizes["reading"] - 0.4, -0.6), xlabel="accuracy")
+    _percent(ax.xaxis, ax)
+    ax.xaxis.set_major_locator(mpl.ticker.MultipleLocator(0.5))
+    return ax
 
 
 def claims(found: xr.Dataset, ax: Axes) -> Axes:
