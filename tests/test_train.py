@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 
 import numpy as np
 import oracle
@@ -270,3 +271,12 @@ def test_a_larger_set_of_images_changes_nothing_for_others(small_design, bars, p
     finished = outcome(rows, {**bars, "glyphs": stripes("glyphs")}, max_epochs=3)
     for number, one in finished.items():
         assert np.array_equal(one["weights"].values, population[number]["weights"].values)
+
+
+def test_a_training_that_is_given_up_leaves_no_file_open(small_design, bars):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("needs /proc")
+    training = train(small_design, bars, max_epochs=3, slots=8, progress=False)
+    next(training)
+    assert len(os.listdir("/proc/self/fd")) > before
+    del training
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -10,11 +10,12 @@ import json
 import platform
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -179,6 +180,12 @@ class _Record:
     status: str = ""
     reason: str = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.exports.close()
+
 
 def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
     sizes = np.unique(design["image_size"].values).tolist()
@@ -208,25 +215,33 @@ def _train_group(waiting: list[Member], slots: int | None, common: _Common, watc
     layout = cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
     crowd = Slots(layout, row["batch_size"], common.bank, common.dtype)
     capacity = slots or suitable_slots(layout, row["image_size"], row["batch_size"])
-    waiting = list(waiting)
-    records: dict[int, _Record] = {}
-    while True:
-        staying = [one for one in crowd.members if not records[one.row["model"]].status]
-        joining = [waiting.pop(0) for _ in range(min(capacity - len(staying), len(waiting)))]
-        records |= {one.row["model"]: _Record() for one in joining}
-        if not staying and not joining:
-            return
-        if joining or len(staying) < len(crowd.members):
-            crowd.arrange(staying + joining)
-        finished = _evaluate_due(crowd, records, common.max_epochs, watch)
-        for one in finished:
-            yield _result(one, records[one.row["model"]], layout, common)
-            records[one.row["model"]].exports.close()
-        if not finished:
-            for place, one in enumerate(crowd.members):
-                if one.step == 0:
-                    crowd.start_epoch(place)
-            crowd.step()
+    queue, records = deque(waiting), {}
+    try:
+        while True:
+            staying = [one for one in crowd.members if one.row["model"] in records]
+            joining = [queue.popleft() for _ in range(min(capacity - len(staying), len(queue)))]
+            records |= {one.row["model"]: _Record() for one in joining}
+            if not records:
+                return
+            if joining or len(staying) < len(crowd.members):
+                crowd.arrange(staying + joining)
+            finished = _evaluate_due(crowd, records, common.max_epochs, watch)
+            for one in finished:
+                with records.pop(one.row["model"]) as record:
+                    result = _result(one, record, layout, common)
+                yield result
+            if not finished:
+                _step(crowd)
+    finally:
+        for record in records.values():
+            record.exports.close()
+
+
+def _step(crowd: Slots) -> None:
+    for place, one in enumerate(crowd.members):
+        if one.step == 0:
+            crowd.start_epoch(place)
+    crowd.step()
 
 
 def suitable_slots(layout: Layout, image_size: int, batch: int) -> int:
