@@ -1,17 +1,22 @@
 import itertools
 import json
 import os
+import sys
 
 import numpy as np
 import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from bars import stripes
 
 from nwslib import space
-from nwslib.population import draws, networks, train
+from nwslib.population import draws, networks, progress, train
+from nwslib.population.augment import augment
 from nwslib.population.slots import Slots, bank, member, rows
+from nwslib.population.stopping import Stopping
+from nwslib.population.train import CURVES, _Watch, identity
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import validate
 
@@ -74,11 +79,12 @@ def shaped(state, layout, tensor, parameter):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "bound", "steps"), [(torch.float64, 1e-9, 6), (torch.float32, 1e-4, 1)])
+@pytest.mark.parametrize(("dtype", "bound", "steps"), [(torch.float64, 1e-6, 6), (torch.float32, 2e-2, 1)])
 def test_every_step_agrees_with_the_oracle_in_every_setting(bars, dtype, bound, steps):
     design = every_setting(bars)
-    if dtype == torch.float32:  # Adam's first step is the sign of the gradient, which rounding may turn
-        design = design.isel(model=np.flatnonzero(design["optimizer"] != "adam"))
+    adam, constant = design["optimizer"] == "adam", design["initialization"] == "constant"
+    # Adam's step is the sign of a gradient that is zero but for rounding: in float32 often, else where units are alike.
+    design = design.isel(model=np.flatnonzero(~adam if dtype == torch.float32 else ~(adam & constant)))
     crowd = crowd_of(design, bars, dtype)
     for _ in range(steps):
         before = [state.clone() for state in (crowd.weights, crowd.a, crowd.v)]
@@ -120,6 +126,65 @@ def outcome(design, bars, **options):
 def identical(one, other):
     names = set(one.variables) - {"seconds"}
     return all(one[name].variable.equals(other[name].variable) for name in names)
+
+
+def train_by_oracle(row, images, epochs):
+    """Train one network alone in float64, everything from its seed; give its curves and its final weights."""
+    inside, outside = draws.split(row["seed"], len(images.train_images))
+    labels, layout = images.train_labels[inside], networks.cnn.layout(16, 3, 3, 2, 4, 32)
+    network, states, curves = oracle.Network(row, layout), {}, {name: [] for name in CURVES}
+    network.load(draws.initial_weights(layout, row["seed"], row["initialization"]))
+    steps = draws.balanced_count(labels) // row["batch_size"]
+    losses, right = [np.nan], [np.nan]
+    for epoch in range(epochs):
+        valid = oracle_accuracy(network, images.train_images[outside], images.train_labels[outside])
+        test = oracle_accuracy(network, images.test_images, images.test_labels)
+        for name, value in zip(CURVES, (np.mean(right), valid, test, np.mean(losses)), strict=True):
+            curves[name].append(value)
+        if epoch + 1 == epochs:
+            return curves, network.vector()
+        losses, right, order = [], [], inside[draws.epoch_order(row["seed"], epoch, labels)]
+        for step in range(steps):
+            index = order[step * row["batch_size"] :][: row["batch_size"]]
+            maps, answers = oracle_batch(row, images, index, epoch, step), images.train_labels[index]
+            mask = draws.dropout_mask(torch.tensor([row["seed"]]), epoch, step, len(index), 48)[0].double()
+            with torch.no_grad():
+                losses.append(F.cross_entropy(network(maps, mask, move=False), answers).item())
+                everyone = torch.full_like(mask, 0.5)
+                right.append((network(maps, everyone, move=False).argmax(1) == answers).double().mean().item())
+            rate = row["learning_rate"] * row["decay"] ** epoch
+            oracle.step(network, maps, answers, mask, states, rate, epoch * steps + step + 1)
+
+
+def oracle_batch(row, images, index, epoch, step):
+    maps = images.train_images[index].double() / 255
+    if row["augmentation"] == "on":
+        draw = draws.augmentation(torch.tensor([row["seed"]]), epoch, step, len(index))
+        maps = augment(maps[None], draw, torch.tensor([not images.grey]), draws.noise_bank())[0].clamp(0, 1)
+    return maps.permute(0, 3, 1, 2)
+
+
+def oracle_accuracy(network, images, labels):
+    module = networks.to_module(network.layout, network.vector(), activation=network.row["activation"])
+    with torch.no_grad():
+        logits = module(images.permute(0, 3, 1, 2).double() / 255)
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_whole_trainings_agree_with_the_oracle(bars):
+    """Rates, counters, orders, augmentation and statistics over epochs, while slots empty and fill."""
+    design = space.sample("nws_small", 6, seed=3, batch_size=32, initialization="glorot_uniform", decay=0.5)
+    design["dataset"] = ("model", np.array(["digits", "textures", "textures", "digits", "textures", "digits"]))
+    design["optimizer"] = ("model", np.array(["adam", "adam", "rmsprop", "rmsprop", "momentum", "momentum"]))
+    design["activation"] = ("model", np.array(["tanh", "elu", "relu", "tanh", "sigmoid", "elu"]))
+    design["augmentation"] = ("model", np.array(["off", "on", "on", "on", "off", "on"]))
+    finished = outcome(design, bars, max_epochs=4, slots=4, precision="float64")
+    for row in rows(design):
+        one = finished[row["model"]]
+        curves, weights = train_by_oracle(row, bars[row["dataset"]], epochs=4)
+        for name in CURVES:
+            assert one[f"curve_{name}"].values[0] == pytest.approx(curves[name], rel=1e-5, nan_ok=True), (name, row)
+        assert one["weights"].values[0, -1] == pytest.approx(weights.numpy(), rel=1e-4, abs=1e-5), row
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +229,18 @@ def test_ids_change_with_what_makes_a_network_and_only_with_that(small_design, b
     assert again["id"].item() == population[0]["id"].item()
     longer = outcome(first, bars, max_epochs=4)[0]
     assert longer["id"].item() != population[0]["id"].item()
+
+
+def test_an_id_depends_on_all_of_the_row_the_images_and_the_protocol(small_design, monkeypatch):
+    row = rows(small_design)[0]
+    parameters = {"precision": "float32", "images": {row["dataset"]: "v1", 2 * row["dataset"]: "v1"}}
+    ids = [identity(row, parameters)]
+    ids += [identity(row | {name: 2 * row[name]}, parameters) for name in (*space.PROPERTIES, *space.CONSTANTS, "seed")]
+    ids.append(identity(row, parameters | {"images": {row["dataset"]: "v2"}}))
+    assert identity(row | {"model": 99, "split": "?", "shard": 9}, parameters) == ids[0]
+    monkeypatch.setattr(sys.modules["nwslib.population.train"], "PROTOCOL_VERSION", "0")
+    ids.append(identity(row, parameters))
+    assert len(set(ids)) == len(ids)
 
 
 def test_snapshots_stand_at_the_protocol_s_points(population, small_design, bars):
@@ -213,6 +290,27 @@ def test_a_network_stops_by_the_rules(bars):
     assert one["n_exports"].item() < 60
 
 
+def test_networks_stop_where_their_validation_curves_say(bars):
+    design = space.sample("nws_small", 4, seed=4, dataset="digits", batch_size=256)
+    for one in outcome(design, bars, max_epochs=80).values():
+        stopping = Stopping()
+        rules = [stopping.update(accuracy) for accuracy in one["curve_valid_accuracy"].values[0].tolist()]
+        assert rules[:-1] == [None] * (len(rules) - 1)
+        assert one["reason"].item() == (rules[-1] or "limit of 80 evaluations")
+
+
+def test_the_status_line_says_how_much_is_left(bars, monkeypatch):
+    lines = []
+    monkeypatch.setattr(progress, "report", lines.append)
+    watch = _Watch(networks=4, max_epochs=10, shown=True, evaluations=10)
+    assert watch.line(seconds=100) == "0 of 4 networks, 36 per hour, at most 5:00 to go"
+    early = space.sample("nws_small", 2, seed=2, dataset="digits", batch_size=256, learning_rate=1e-9)
+    assert max(one["n_exports"].item() for one in train(early, bars, max_epochs=60)) < 60
+    assert lines[-2].startswith("2 of 2 networks")
+    assert "at most 0:00 to go" in lines[-2]
+    assert lines[-1] == ""
+
+
 def test_a_diverged_network_is_kept_and_disturbs_nobody(small_design, bars, population):
     rows = small_design.isel(model=slice(0, 4)).copy(deep=True)
     rows["learning_rate"][0], rows["optimizer"][0] = 1e30, "momentum"
@@ -231,10 +329,14 @@ def test_architectures_and_batch_sizes_mix_in_one_design(bars):
     ]
     design = xr.concat([part.drop_vars(["model", "shard"]) for part in designs], "model", combine_attrs="drop")
     design["filter_size"][0], design["batch_size"][4] = 9, 33
+    design = space.complete(design)
     finished = outcome(design, bars, max_epochs=2)
     assert sorted(finished) == [0, 1, 2, 3, 4]
-    for one in finished.values():
-        validate(one)
+    images = bank(bars, torch.device("cpu"))
+    for row in rows(design):
+        validate(finished[row["model"]])
+        assert finished[row["model"]]["steps"].item() == member(row, images).steps_per_epoch
+    assert identical(finished[4], outcome(design.isel(model=[4]), bars, max_epochs=2)[4])
 
 
 def test_double_precision_is_the_same_protocol(small_design, bars):
