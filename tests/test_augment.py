@@ -86,3 +86,12 @@ def test_each_image_follows_its_own_draw(batch, noise):
     together = augment.augment(batch, draw, COLOURFUL, noise)
     part = replace(draw, **{field.name: getattr(draw, field.name)[1:, 2:] for field in fields(draw)})
     assert torch.equal(together[1:, 2:], augment.augment(batch[1:, 2:], part, COLOURFUL[1:], noise))
+
+
+def test_only_colourful_networks_turn_their_colours_and_after_the_contrast(batch, noise):
+    draw = replace(neutral(2, 3, contrast=1.4), saturation=torch.tensor([[0.4] * 3, [0.7] * 3]))
+    contrasted = augment.augment(batch, draw, torch.tensor([False, False]), noise)
+    turned = augment.turn_colours(contrasted, draw.hue, draw.saturation)
+    ours = augment.augment(batch, draw, torch.tensor([False, True]), noise)
+    assert torch.allclose(ours[0], contrasted[0], atol=1e-6)
+    assert torch.allclose(ours[1], turned[1], atol=1e-6)

@@ -72,6 +72,17 @@ def test_a_rebuilt_module_computes_what_the_crowd_computes(activation, depth_con
         assert torch.allclose(module(images[:, :, :, m].permute(0, 3, 1, 2)), logits[m], atol=1e-9)
 
 
+def test_a_rebuilt_module_trains_by_the_protocol():
+    layout = cnn.layout(16, 3, 3, 3, 4, 32)
+    module = networks.to_module(layout, torch.from_numpy(random_network(layout, 1))).train()
+    assert [part.p for part in module if isinstance(part, torch.nn.Dropout)] == [0.5] * 3
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    before = module[1].running_mean.clone()
+    module(images)
+    batch = module[0](images).mean((0, 2, 3))
+    assert torch.allclose(module[1].running_mean, 0.9 * before + 0.1 * batch)
+
+
 def test_a_layout_survives_its_json():
     layout = cnn.layout(16, 3, 4, 2, 4, 32)
     again = Layout.from_json(layout.to_json())

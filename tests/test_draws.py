@@ -1,4 +1,5 @@
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -43,6 +44,26 @@ def test_streams_differ_by_seed_purpose_epoch_and_step():
         draws.words(SEEDS[:1], draws.ORDER, 1, 3, 64),
     ]
     assert all((base == other).float().mean() < 0.1 for other in others)
+
+
+def test_every_kind_of_draw_has_a_stream_of_its_own(monkeypatch):
+    purposes, words = [], draws.words
+    monkeypatch.setattr(draws, "words", lambda *values: purposes.append(values[1]) or words(*values))
+    draws.initial_weights(cnn.layout(16, 3, 3, 2, 4, 32), 1, "normal")
+    draws.split(1, 100)
+    draws.epoch_order(1, 0, torch.tensor([0, 1]))
+    draws.augmentation(SEEDS, 0, 0, 2)
+    draws.dropout_mask(SEEDS, 0, 0, 2, 8)
+    draws.noise_bank.__wrapped__()
+    assert len(purposes) == len(set(purposes)) == 6
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 0)])
+def test_each_step_has_its_own_augmentation_and_dropout(epoch, step):
+    first, other = (draws.augmentation(SEEDS, *when, 8) for when in ((0, 0), (epoch, step)))
+    assert all((getattr(first, field.name) != getattr(other, field.name)).all() for field in fields(first))
+    masks = [draws.dropout_mask(SEEDS, *when, 8, 48) for when in ((0, 0), (epoch, step))]
+    assert 0.4 < (masks[0] != masks[1]).float().mean() < 0.6
 
 
 def test_the_upper_half_of_a_seed_counts():
@@ -118,10 +139,14 @@ def test_augmentation_draws_stay_in_their_ranges_and_differ_by_image():
     draw = draws.augmentation(SEEDS, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 7]), batch=400)
     for values, low, high in (
         (draw.shift_x, -3, 3),
+        (draw.shift_y, -3, 3),
         (draw.rotation, -math.pi / 12, math.pi / 12),
         (draw.zoom, 0.901, 1.099),
+        (draw.shear_x, -math.pi / 60, math.pi / 60),
+        (draw.shear_y, -math.pi / 60, math.pi / 60),
         (draw.brightness, -0.2, 0.2),
         (draw.contrast, 0.5, 1.5),
+        (draw.hue, -0.08, 0.08),
         (draw.saturation, 0.3, 1.5),
         (draw.noise, 0, 0.03),
     ):

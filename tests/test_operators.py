@@ -62,7 +62,7 @@ def test_activations_have_the_right_slope(name):
     assert torch.autograd.gradcheck(lambda x: operators.activate(x, segments), x)
 
 
-@pytest.mark.parametrize("channels", [4, 12, 20])
+@pytest.mark.parametrize("channels", [3, 4, 6, 12, 20])
 @pytest.mark.parametrize("batch", [32, 33])
 def test_a_layer_is_bit_identical_in_crowds_of_suitable_size(channels, batch):
     multiple = operators.slot_multiple([channels])
