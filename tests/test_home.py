@@ -15,6 +15,15 @@ def test_paths_start_at_the_variable_else_at_the_repository_else_here(tmp_path, 
     assert nwslib.home() == tmp_path
 
 
+def test_of_two_repositories_around_a_folder_the_inner_one_is_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("NWS_HOME", raising=False)
+    for repository in (tmp_path, tmp_path / "inner"):
+        (repository / "nwslib").mkdir(parents=True)
+        (repository / "nwslib" / "space.py").touch()
+    monkeypatch.chdir(tmp_path / "inner")
+    assert nwslib.home() == tmp_path / "inner"
+
+
 def test_an_absolute_path_stays(tmp_path):
     assert nwslib.resolve(tmp_path) == tmp_path
 

@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -21,6 +22,8 @@ def test_claims_survive_the_file_with_what_made_them(tmp_path, monkeypatch):
     assert (found["low"].item(), found["chance"].item(), found["networks"].item()) == (0.8, 0.3, 60)
     assert found["parameter_file"].item() == "params/quick/statistics.yaml"
     assert all(found[name].item() for name in ("created_at", "library_version", "device"))
+    with xr.open_dataset(tmp_path / "new" / "folder" / "statistics.nc") as file:
+        assert json.loads(file.attrs["parameters"]) == {"seed": 3}
 
 
 def test_chapters_are_collected_and_a_second_run_replaces_the_first(tmp_path):
@@ -28,6 +31,12 @@ def test_chapters_are_collected_and_a_second_run_replaces_the_first(tmp_path):
         saved(tmp_path, chapter, [ROW | {"number": number}])
     assert results.load(tmp_path)["number"].values.tolist() == [0.3, 0.2]
     assert sorted(os.listdir(tmp_path)) == ["runs.nc", "statistics.nc"]
+
+
+def test_a_half_written_chapter_is_no_chapter(tmp_path):
+    saved(tmp_path)
+    (tmp_path / ".runs.nc").write_text("half of a")
+    assert results.load(tmp_path)["chapter"].values.tolist() == ["statistics"]
 
 
 def test_a_table_gives_one_claim_per_reading():
@@ -63,9 +72,15 @@ def test_glue_takes_formatted_text_only():
 
 def test_glue_puts_text_where_the_page_finds_it(monkeypatch):
     seen = {}
-    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: seen.update({name: text}))
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: seen.update({name: (text, display)}))
     glue(best="93 %", worst="12 %")
-    assert seen == {"best": "93 %", "worst": "12 %"}
+    assert seen == {"best": ("93 %", False), "worst": ("12 %", False)}
+
+
+def test_glue_prints_where_there_is_no_book(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    glue(best="93 %", worst="12 %")
+    assert capsys.readouterr().out == "best = 93 %, worst = 12 %\n"
 
 
 def test_the_page_shows_number_interval_chance_figure_and_parameter_file(tmp_path, monkeypatch):
@@ -84,3 +99,4 @@ def test_the_page_shows_number_interval_chance_figure_and_parameter_file(tmp_pat
         assert text in html
     assert '<a href="statistics.html#bars">bars</a>' in html
     assert 'href="statistics.html#none"' not in html
+    assert "nan" not in html

@@ -14,14 +14,19 @@ def test_every_way_is_measured_in_every_repeat(bars):
     assert (measured > 10).all()
 
 
-def test_a_rate_counts_the_images_of_all_networks(bars, monkeypatch):
+def three_steps_an_epoch(design, images, *, max_epochs, **options):
+    return [{"steps": [3 * (max_epochs - 1)], "batch_size": [64]}] * design.sizes["model"]
+
+
+def test_a_rate_counts_the_images_of_all_networks_and_epochs(bars, monkeypatch):
     clock = iter(np.arange(0, 1000, 10.0))  # every look at the clock is ten seconds after the last
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(
-        speed, "train", lambda design, *_, **__: [{"steps": [3], "batch_size": [64]}] * len(design.model)
-    )
-    measured = speed.compare("nws_small", bars, [4], epochs=1, repeats=1, batch_size=64)["rate"]
-    assert measured.sel(way="4 side by side").item() == pytest.approx(4 * 3 * 64 / 10)
+    monkeypatch.setattr(speed, "train", three_steps_an_epoch)
+    monkeypatch.setattr(speed, "train_alone", lambda *_: (0.5, 20.0))
+    textures = {"textures": bars["textures"]}  # 360 training images: 5 steps of 64
+    measured = speed.compare("nws_small", textures, [4], epochs=2, repeats=1, batch_size=64)["rate"]
+    assert measured.sel(way="4 side by side").item() == pytest.approx(4 * 2 * 3 * 64 / 10)
+    assert measured.sel(way="one at a time").item() == pytest.approx(2 * 5 * 64 / 20)
 
 
 @pytest.mark.slow
@@ -42,6 +47,30 @@ def test_the_loop_leaves_its_network_as_it_is(bars):
     assert 0 <= accuracy <= 1
     assert seconds > 0
     assert (one.epoch, one.step, one.evaluations) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("dataset", "colourful"), [("digits", False), ("textures", True)])
+def test_the_loop_augments_and_decays_as_the_crowd_does(bars, monkeypatch, dataset, colourful):
+    seen, made, optimizer = [], [], speed._optimizer
+    monkeypatch.setattr(speed, "augment", lambda images, draw, colours, noise: seen.append(colours.tolist()) or images)
+    monkeypatch.setattr(speed, "_optimizer", lambda *values: made.append(optimizer(*values)) or made[-1])
+    design = space.sample("nws_small", 2, seed=2, dataset=dataset, batch_size=64, decay=0.5)
+    design["augmentation"] = ("model", np.array(["off", "on"]))
+    images = bank(bars, torch.device("cpu"))
+    for row in rows(design):
+        one = member(row, images)
+        speed.train_alone(one, images, epochs=2)
+        assert made[-1].param_groups[0]["lr"] == pytest.approx(row["learning_rate"] / 4)
+        assert seen == ([[colourful]] * 2 * one.steps_per_epoch if row["augmentation"] == "on" else [])
+
+
+def test_the_loop_starts_where_the_crowd_starts(bars):
+    design = space.sample("nws_small", 4, seed=2, dataset="textures", initialization="glorot_normal")
+    images = bank(bars, torch.device("cpu"))
+    crowd = {int(one["model"][0]): one for one in train(design, bars, max_epochs=1, progress=False)}
+    for row in rows(design):
+        start = crowd[row["model"]]["test_accuracy"].values[0, 0]
+        assert speed.train_alone(member(row, images), images, epochs=0)[0] == pytest.approx(start, abs=1.01 / 80)
 
 
 def test_bad_numbers_are_refused(bars):
