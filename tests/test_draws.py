@@ -1,6 +1,7 @@
 import math
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,7 +68,7 @@ def test_each_step_has_its_own_augmentation_and_dropout(epoch, step):
 
 
 def test_the_upper_half_of_a_seed_counts():
-    low, high = draws.words(torch.tensor([5, 5 + 2**40]), draws.ORDER, 0, 0, 8)
+    low, high = draws.words(torch.tensor([5, 5 + 2**32]), draws.ORDER, 0, 0, 8)
     assert not torch.equal(low, high)
 
 
@@ -102,7 +103,9 @@ def test_initial_weights_follow_their_distribution(initialization):
     assert (parts["conv1.beta"] == 0).all()
     assert (parts["conv1.mean"] == 0).all()
     assert (parts["conv1.variance"] == 1).all()
-    assert 0 < abs(parts["dense1.gamma"] - 1).max() < 0.01
+    gammas = np.concatenate([parts[name] for name in parts if name.endswith("gamma")])
+    assert (gammas - 1).std() == pytest.approx(0.002, rel=0.2)
+    assert gammas.mean() == pytest.approx(1, abs=0.0005)
 
 
 def test_split_is_nine_to_one_disjoint_and_the_seed_s_own():
