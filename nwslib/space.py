@@ -74,6 +74,8 @@ def nearest(value: object, known: Iterable[object]) -> str:
     "Did you mean 'adam'?"
     """
     names = {str(name): name for name in known}
+    if not names:
+        return "There is none."
     if isinstance(value, int | float) and not isinstance(value, bool):
         numbers = [name for name in names.values() if isinstance(name, int | float)]
         if numbers:
@@ -126,10 +128,10 @@ def sample(collection: str, networks: int, seed: int, **fixed: Any) -> xr.Datase
     """
     if collection not in COLLECTIONS:
         raise ValueError(f"unknown collection {collection!r}. {nearest(collection, COLLECTIONS)}")
-    if networks < 1:
-        raise ValueError(f"a design needs at least 1 network, not {networks}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or larger, not {seed}")
+    if not isinstance(networks, int | np.integer) or networks < 1:
+        raise ValueError(f"a design needs a whole number of networks, at least 1, not {networks!r}")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
     for name in fixed:
         if name not in VOCABULARY and name not in CONSTANTS:
             raise ValueError(f"unknown property {name!r}. {nearest(name, [*PROPERTIES, *CONSTANTS])}")

@@ -93,9 +93,9 @@ def test_a_value_without_meaning_is_refused(fixed, message):
 def test_impossible_designs_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'nws_small'"):
         sample("nws_smal", 4, seed=0)
-    with pytest.raises(ValueError, match="at least 1 network, not 0"):
+    with pytest.raises(ValueError, match="whole number of networks, at least 1, not 0"):
         sample("nws_small", 0, seed=0)
-    with pytest.raises(ValueError, match="0 or larger, not -1"):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0"):
         sample("nws_small", 4, seed=-1)
 
 

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import oracle
@@ -346,12 +347,44 @@ def test_double_precision_is_the_same_protocol(small_design, bars):
     assert single[0]["id"].item() != double[0]["id"].item()
 
 
+def test_batches_of_one_image_train(bars):
+    rows = space.sample("nws_small", 2, seed=3, dataset="digits", batch_size=32)
+    rows["batch_size"][:] = 1
+    for one in outcome(rows, {"digits": stripes("digits", train=300)}, max_epochs=2).values():
+        validate(one)
+        assert one["status"].item() == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: {"train_labels": one.train_labels.int()}, "needs uint8 images and an int64 label for each"),
+        (lambda one: {"test_images": one.test_images[:0], "test_labels": one.test_labels[:0]}, "label for each"),
+        (lambda one: {"train_images": one.train_images[:, :, :12]}, "is 16x12, but the design says image_size 16"),
+        (lambda one: {"train_labels": one.train_labels.clamp(max=8)}, "0 training images of class 'bar 9'"),
+    ],
+)
+def test_an_unsound_image_set_is_refused_before_training(bars, change, message):
+    design = space.sample("nws_small", 2, seed=0, dataset="textures")
+    with pytest.raises(ValueError, match=message):
+        train(design, {"textures": replace(bars["textures"], **change(bars["textures"]))})
+
+
+def test_a_status_line_that_is_not_wanted_is_not_touched(small_design, bars, tmp_path, monkeypatch):
+    channel = tmp_path / "progress"
+    channel.write_text("somebody else's")
+    monkeypatch.setenv("NWS_PROGRESS", str(channel))
+    outcome(small_design.isel(model=[0]), bars, max_epochs=1)
+    assert channel.read_text() == "somebody else's"
+
+
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
         ({"precision": "float31"}, {}, "unknown precision 'float31'. Did you mean 'float32'"),
         ({"device": "cudaa"}, {}, "cudaa"),
         ({"max_epochs": 0}, {}, "at least 1, not 0"),
+        ({"slots": 2.5}, {}, "slots must be a whole number, at least 1, not 2.5"),
         ({}, {"dataset": "glyphs"}, "needs the image set 'glyphs'"),
         ({}, {"dataset": "imagenet"}, "unknown image set 'imagenet'"),
         ({}, {"batch_size": 4096}, "batch_size 4096 is larger than an epoch of 'textures', which has 3"),

@@ -101,9 +101,11 @@ def normalize_batch(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Ten
         The normalised x; the batch's mean and **biased** variance, of shape (m, c), without gradient.
     """
     mean, variance = torch.zeros_like(gamma), torch.zeros_like(gamma)
+    count = x.shape[:-2].numel()
+    if count == 1:  # PyTorch refuses; a single value is its own mean, so that beta is all that is left
+        return beta.expand(x.shape) + 0 * x, x.detach().reshape(gamma.shape), variance
     # With momentum 1 the running statistics become the batch's own; PyTorch's variance is the unbiased one.
     y = F.batch_norm(_rows(x), mean.flatten(), variance.flatten(), gamma.flatten(), beta.flatten(), True, 1.0, EPSILON)
-    count = x.shape[:-2].numel()
     return _unrows(y, x), mean, variance * ((count - 1) / count)
 
 

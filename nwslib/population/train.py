@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 
 from nwslib import __version__, space
-from nwslib.population import operators
+from nwslib.population import draws, operators
 from nwslib.population import progress as status_line
 from nwslib.population.device import resolve_device
 from nwslib.population.images import ImageSet
@@ -34,6 +34,7 @@ from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
 
 PROTOCOL_VERSION = "1"
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+CLASS_IMAGES = 20
 CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
 
 
@@ -97,8 +98,8 @@ def train(
     Raises
     ------
     ValueError
-        Before anything is trained: if the design, the device or the precision is not valid, an image set is missing or
-        of another size, or a batch is larger than an epoch.
+        Before anything is trained: if the design, the device or the precision is not valid, an image set is missing, of
+        another size or short of a class, or a batch is larger than an epoch.
 
     Notes
     -----
@@ -115,8 +116,9 @@ def train(
     design = space.complete(design)
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}. {space.nearest(precision, PRECISIONS)}")
-    if max_epochs < 1 or (slots is not None and slots < 1):
-        raise ValueError(f"max_epochs and slots must be at least 1, not {max_epochs} and {slots}")
+    for name, number in (("max_epochs", max_epochs), ("slots", slots)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{name} must be a whole number, at least 1, not {number!r}")
     if design.sizes["model"]:
         _check_images(design, images)
     parameters = {
@@ -129,9 +131,9 @@ def train(
         return Training(design, parameters, iter(()))
     needed = {name: images[name] for name in np.unique(design["dataset"].values).tolist()}
     common = _Common(bank(needed, place), PRECISIONS[precision], max_epochs, parameters)
-    members = [member(row, common.bank) for row in rows(design)]
-    watch = _Watch(len(members), max_epochs, progress)
-    return Training(design, parameters, _train(members, slots, common, watch))
+    every = rows(design)
+    _check_epochs(every, common.bank)
+    return Training(design, parameters, _train(every, slots, common, _Watch(len(every), max_epochs, progress)))
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,10 @@ class _Watch:
     def report(self) -> None:
         if self.shown:
             status_line.report(self.line(time.monotonic() - self.started))
+
+    def end(self) -> None:
+        if self.shown:
+            status_line.report("")
 
     def line(self, seconds: float) -> str:
         share = max(self.evaluations, 1) / (self.networks * self.max_epochs)
@@ -194,24 +200,50 @@ def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
     for name in np.unique(design["dataset"].values).tolist():
         if name not in images:
             raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
-        side = images[name].train_images.shape[1]
-        if side != sizes[0]:
-            raise ValueError(f"image set {name!r} is {side}x{side}, but the design says image_size {sizes[0]}")
+        _check_set(name, images[name], sizes[0])
 
 
-def _train(members: list[Member], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:
-    groups: dict[tuple, list[Member]] = {}
-    for one in members:
-        shape = tuple(one.row[name] for name in (*space.ARCHITECTURE, "batch_size"))
-        groups.setdefault(shape, []).append(one)
+def _check_set(name: str, one: ImageSet, size: int) -> None:
+    for part, labels in ((one.train_images, one.train_labels), (one.test_images, one.test_labels)):
+        shape = tuple(part.shape)
+        if shape[1:3] != (size, size):
+            raise ValueError(f"image set {name!r} is {shape[1]}x{shape[2]}, but the design says image_size {size}")
+        if part.dtype != torch.uint8 or labels.dtype != torch.int64 or not 0 < len(part) == len(labels):
+            raise ValueError(
+                f"image set {name!r} needs uint8 images and an int64 label for each, not {part.dtype} images "
+                f"{shape} and {labels.dtype} labels {tuple(labels.shape)}"
+            )
+    counts = torch.bincount(one.train_labels, minlength=len(one.classes))
+    if counts.min() < CLASS_IMAGES:
+        raise ValueError(
+            f"image set {name!r} has {counts.min()} training images of class {one.classes[counts.argmin()]!r}; every "
+            f"class needs at least {CLASS_IMAGES}, so that every network's training part holds some"
+        )
+
+
+def _check_epochs(every: list[dict[str, Any]], bank: Bank) -> None:
+    """Refuse a batch larger than an epoch before work starts; only where it may be is the split drawn for that."""
+    whole = {name: draws.balanced_count(bank.labels[places]) for name, places in bank.train.items()}
+    for row in every:
+        if row["batch_size"] > whole[row["dataset"]] // 2:
+            member(row, bank)
+
+
+def _train(every: list[dict[str, Any]], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in every:
+        shape = tuple(row[name] for name in (*space.ARCHITECTURE, "batch_size"))
+        groups.setdefault(shape, []).append(row)
     for group in groups.values():
         yield from _train_group(group, slots, common, watch)
-    status_line.report("")
+    watch.end()
 
 
-def _train_group(waiting: list[Member], slots: int | None, common: _Common, watch: _Watch) -> Iterator[xr.Dataset]:
+def _train_group(
+    waiting: list[dict[str, Any]], slots: int | None, common: _Common, watch: _Watch
+) -> Iterator[xr.Dataset]:
     """Train networks of one architecture and batch size; a slot that falls free goes to the next one waiting."""
-    row = waiting[0].row
+    row = waiting[0]
     layout = cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
     crowd = Slots(layout, row["batch_size"], common.bank, common.dtype)
     capacity = slots or suitable_slots(layout, row["image_size"], row["batch_size"])
@@ -219,7 +251,8 @@ def _train_group(waiting: list[Member], slots: int | None, common: _Common, watc
     try:
         while True:
             staying = [one for one in crowd.members if one.row["model"] in records]
-            joining = [queue.popleft() for _ in range(min(capacity - len(staying), len(queue)))]
+            free = min(capacity - len(staying), len(queue))
+            joining = [member(queue.popleft(), common.bank) for _ in range(free)]
             records |= {one.row["model"]: _Record() for one in joining}
             if not records:
                 return
