@@ -30,13 +30,14 @@ def home() -> Path:
     Returns
     -------
     pathlib.Path
-        The environment variable ``NWS_HOME``, else the root of the repository around the current folder, else the
-        current folder.
+        The environment variable ``NWS_HOME``; else the root of the repository around the current folder; else that of
+        the checkout which this library is imported from; else the current folder.
     """
     if os.environ.get("NWS_HOME"):
         return Path(os.environ["NWS_HOME"]).resolve()
     here = Path.cwd().resolve()
-    roots = [folder for folder in (here, *here.parents) if (folder / "nwslib" / "space.py").is_file()]
+    candidates = (here, *here.parents, Path(__file__).resolve().parents[1])
+    roots = [folder for folder in candidates if (folder / "_toc.yml").is_file() and (folder / "params").is_dir()]
     return roots[0] if roots else here
 
 

@@ -12,14 +12,16 @@ def test_paths_start_at_the_variable_else_at_the_repository_else_here(tmp_path, 
     monkeypatch.chdir(repository / "book")
     assert nwslib.home() == repository
     monkeypatch.chdir(tmp_path)
+    assert nwslib.home() == repository  # that of the library
+    monkeypatch.setattr(nwslib, "__file__", str(tmp_path / "site-packages" / "nwslib" / "__init__.py"))
     assert nwslib.home() == tmp_path
 
 
 def test_of_two_repositories_around_a_folder_the_inner_one_is_home(tmp_path, monkeypatch):
     monkeypatch.delenv("NWS_HOME", raising=False)
     for repository in (tmp_path, tmp_path / "inner"):
-        (repository / "nwslib").mkdir(parents=True)
-        (repository / "nwslib" / "space.py").touch()
+        (repository / "params").mkdir(parents=True)
+        (repository / "_toc.yml").touch()
     monkeypatch.chdir(tmp_path / "inner")
     assert nwslib.home() == tmp_path / "inner"
 
