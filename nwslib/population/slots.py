@@ -128,6 +128,20 @@ def member(row: Mapping[str, Any], images: Bank) -> Member:
     return Member(row, everything[train], everything[valid], test, labels, count // row["batch_size"])
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Weight vectors on their way to the host."""
+
+    host: Tensor  # (places, w), float32
+    arrived: torch.cuda.Event | None = None
+
+    def numpy(self) -> np.ndarray:
+        """Give the vectors, as soon as they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.host.numpy()
+
+
 @dataclass
 class Slots:
     """Networks of one architecture and batch size, and their stacked state.
@@ -152,6 +166,7 @@ class Slots:
         self.correct = torch.empty(0, dtype=torch.int64, device=device)  # right answers in this epoch, (m,)
         self.loss = torch.empty(0, dtype=self.dtype, device=device)  # summed over the epoch's steps, (m,)
         self.orders = torch.empty(0, 0, dtype=torch.int64, device=device)  # (m, images of an epoch)
+        self.sending: torch.cuda.Stream | None = None
 
     def arrange(self, members: list[Member]) -> None:
         """Give the slots to these networks; those that were there keep their state, new ones start.
@@ -298,6 +313,63 @@ class Slots:
         ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members[: len(places)]]
         valid = [float(right[k, :end].mean()) for k, (end, _) in enumerate(ends)]
         return valid, [float(right[k, start:end].mean()) for k, (start, end) in enumerate(ends)]
+
+    def vectors(self, places: list[int]) -> np.ndarray:
+        """Copy the weights of some networks to the host.
+
+        Parameters
+        ----------
+        places
+            Slots.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (len(places), w), float32, in the order of the layout.
+        """
+        return self.send(places).numpy()
+
+    def send(self, places: list[int]) -> "Sent":
+        """Start to copy the weights of some networks to the host; on a CUDA device, beside what is computed next."""
+        rows = self.weights[torch.tensor(places, device=self.weights.device)].float()
+        if rows.device.type != "cuda":
+            return Sent(rows.cpu())
+        computed = torch.cuda.current_stream(rows.device)
+        self.sending = self.sending or torch.cuda.Stream(rows.device)
+        self.sending.wait_stream(computed)
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        with torch.cuda.stream(self.sending):
+            host.copy_(rows, non_blocking=True)
+            rows.record_stream(self.sending)  # the memory of the rows is not given away before they are copied
+            return Sent(host, self.sending.record_event())
+
+    def state(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give a network's weights and the two states of its optimiser.
+
+        Parameters
+        ----------
+        place
+            Its slot.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Three copies of shape (w,), float64, in the order of the layout.
+        """
+        return tuple(state[place].double().cpu().numpy().copy() for state in (self.weights, self.a, self.v))
+
+    def load(self, place: int, weights: np.ndarray, a: np.ndarray, v: np.ndarray) -> None:
+        """Set what `state` gives.
+
+        Parameters
+        ----------
+        place
+            The network's slot.
+        weights, a, v
+            Shape (w,), in the order of the layout.
+        """
+        for state, values in ((self.weights, weights), (self.a, a), (self.v, v)):
+            state[place] = torch.from_numpy(np.asarray(values)).to(state)
 
     def _right(self, tensors: Mapping[str, Tensor], index: Tensor, segments: operators.Segments) -> Tensor:
         images = _networks_inside(self._gather(index)).to(self.dtype).div_(255)
