@@ -226,7 +226,7 @@ class Augmentation:
     noise_start: Tensor  # where in the bank of normal numbers the image's noise starts
 
 
-_RANGES = {
+RANGES = {
     "shift_x": (-3.0, 3.0),
     "shift_y": (-3.0, 3.0),
     "rotation": (-math.radians(15), math.radians(15)),
@@ -260,11 +260,11 @@ def augmentation(seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: 
     -----
     The ranges of Eilertsen et al.; there colour and noise were drawn once per batch, here per image.
     """
-    per_image = len(_RANGES) + 1
+    per_image = len(RANGES) + 1
     bits = words(seeds, AUGMENTATION, epoch, step, per_image * batch).unflatten(1, (batch, per_image))
     share = uniform(bits)
     fields = {
-        name: (low + (high - low) * share[..., k]).float() for k, (name, (low, high)) in enumerate(_RANGES.items())
+        name: (low + (high - low) * share[..., k]).float() for k, (name, (low, high)) in enumerate(RANGES.items())
     }
     return Augmentation(**fields, noise_start=bits[..., -1] % NOISE_BANK)
 

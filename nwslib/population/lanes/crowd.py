@@ -1,0 +1,210 @@
+"""A crowd: up to sixteen networks of one architecture and batch size that one processor core trains side by side."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from nwslib.population import draws, optimizers
+from nwslib.population.lanes import plan, program
+from nwslib.population.networks import cnn
+from nwslib.population.slots import Bank, Member
+from nwslib.snapshots.layout import Layout
+
+#: Steps between two looks at whether to go on: some hundredths of a second.
+STEPS = 16
+
+_OPTIMIZERS = tuple(optimizers.RULES)
+
+
+@dataclass(eq=False)
+class Crowd:
+    """Networks in training and their stacked state, with the same face as `nwslib.population.slots.Slots`.
+
+    The results are those of each network alone: nothing that a network computes depends on how many others there are.
+    """
+
+    layout: Layout
+    batch: int
+    images: Bank
+    dtype: torch.dtype
+    options: frozenset[str] = frozenset()
+    members: list[Member] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._type = np.dtype(str(self.dtype).removeprefix("torch."))
+        self._order = plan.lane_order(self.layout)
+        pixels = self.images.images
+        self._size = pixels.shape[1]
+        flat = (pixels.flatten(1), self.images.labels, self.images.noise)
+        self._images = program.Images(*(tensor.numpy() for tensor in flat))
+        self._evaluations: dict[int, program.State] = {}
+
+    def arrange(self, members: list[Member]) -> None:
+        """Take these networks and no others: who stays keeps its state, who joins starts at its beginning.
+
+        Parameters
+        ----------
+        members
+            At least one.
+        """
+        leaving = {id(one): self._taken_out(k) for k, one in enumerate(self.members)}
+        self.members = members
+        self._state = plan.state(self.layout, self._size, self.batch, plan.lanes_for(len(members)), self._type, self.options)
+        self._orders = np.zeros((len(members), max(one.steps_per_epoch for one in members) * self.batch), np.int64)
+        for k, one in enumerate(members):
+            if id(one) in leaving:
+                self._put_in(k, *leaving[id(one)])
+            else:
+                self._start(k, one)
+            self._describe(self._state, k, one)
+        self._evaluations = {self._state.m: self._state}
+
+    def _start(self, place: int, one: Member) -> None:
+        weights = draws.initial_weights(self.layout, one.row["seed"], one.row["initialization"]).numpy()
+        start_v = optimizers.RULES[one.row["optimizer"]].start_v
+        self.load(place, weights, np.zeros(len(weights)), np.full(len(weights), start_v))
+
+    def _taken_out(self, place: int) -> tuple[np.ndarray, ...]:
+        state = self._state
+        columns = [_columns(flat, self.layout, state.m)[:, place].copy() for flat in (state.weights, state.a, state.v)]
+        return *columns, self._orders[place], state.lanes[place].copy()
+
+    def _put_in(self, place: int, weights: np.ndarray, a: np.ndarray, v: np.ndarray, order: np.ndarray, lane: np.void) -> None:
+        state = self._state
+        for flat, column in zip((state.weights, state.a, state.v), (weights, a, v), strict=True):
+            _columns(flat, self.layout, state.m)[:, place] = column
+        length = min(len(order), self._orders.shape[1])
+        self._orders[place, :length] = order[:length]
+        state.lanes[place] = lane
+
+    def _describe(self, state: program.State, place: int, one: Member) -> None:
+        """Write down what the compiled program needs to know of a network."""
+        row, lane = one.row, state.lanes[place]
+        about = {
+            "seed": row["seed"],
+            "epoch": one.epoch,
+            "step": one.step,
+            "steps_per_epoch": one.steps_per_epoch,
+            "augmented": row["augmentation"] == "on",
+            "colourful": not self.images.grey[row["dataset"]],
+            "optimizer": _OPTIMIZERS.index(row["optimizer"]),
+            "rate": row["learning_rate"],
+            "decay": row["decay"],
+        }
+        for name, value in about.items():
+            lane[name] = value
+        kind = plan.ACTIVATIONS.index(row["activation"])
+        state.kinds[place :: state.m] = kind
+        state.present[kind] = True
+
+    def state(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give a network's weights and the two states of its optimiser.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Each of shape (w,), float64, in the order of the layout.
+        """
+        flat = (self._state.weights, self._state.a, self._state.v)
+        return tuple(self._released(one, [place])[0].astype(np.float64) for one in flat)
+
+    def load(self, place: int, weights: np.ndarray, a: np.ndarray, v: np.ndarray) -> None:
+        """Set what `state` gives."""
+        state = self._state
+        for flat, vector in zip((state.weights, state.a, state.v), (weights, a, v), strict=True):
+            _columns(flat, self.layout, state.m)[:, place] = vector[self._order]
+
+    def vectors(self, places: list[int]) -> np.ndarray:
+        """Give the weights of some networks, shape (places, w), float32, in the order of the layout."""
+        return self._released(self._state.weights, places).astype(np.float32, copy=False)
+
+    def _released(self, flat: np.ndarray, places: list[int]) -> np.ndarray:
+        vectors = np.empty((len(places), self.layout.size), flat.dtype)
+        vectors[:, self._order] = _columns(flat, self.layout, self._state.m)[:, places].T
+        return vectors
+
+    def start_epoch(self, place: int) -> None:
+        """Draw the order of a network's next epoch."""
+        one, lane = self.members[place], self._state.lanes[place]
+        order = draws.epoch_order(one.row["seed"], one.epoch, one.labels)[: one.steps_per_epoch * self.batch]
+        self._orders[place, : len(order)] = one.train[order].numpy()
+        lane["epoch"], lane["step"], lane["correct"], lane["loss"] = one.epoch, 0, 0, 0
+
+    def step(self, most: int = 1) -> None:
+        """Take optimiser steps with every network: as many as asked for, unless one ends its epoch before.
+
+        Parameters
+        ----------
+        most
+            Steps to take at most.
+        """
+        steps = min(most, *(one.steps_per_epoch - one.step for one in self.members))
+        per_batch = "colour_per_batch" in self.options
+        program.run(self._state, self._images, self._orders, len(self.members), steps, self.batch, per_batch)
+        for one in self.members:
+            one.step += steps
+            if one.step == one.steps_per_epoch:
+                one.epoch, one.step = one.epoch + 1, 0
+
+    def sums(self, place: int) -> tuple[int, float]:
+        """Give how many images of its last epoch a network recognised, and its loss summed over the steps."""
+        lane = self._state.lanes[place]
+        return int(lane["correct"]), float(lane["loss"])
+
+    def evaluate(self, places: list[int]) -> tuple[list[float], list[float]]:
+        """Measure accuracy with stored statistics, on images as they are.
+
+        Parameters
+        ----------
+        places
+            Networks to evaluate, ascending.
+
+        Returns
+        -------
+        tuple of list of float
+            Validation and test accuracy of each.
+        """
+        members = [self.members[place] for place in places]
+        lists = [torch.cat((one.valid, one.test)).numpy() for one in members]
+        index = np.zeros((len(lists), max(map(len, lists))), np.int64)
+        for k, one in enumerate(lists):
+            index[k, : len(one)] = one
+        state = self._evaluated(places)
+        right = np.zeros((index.shape[1], state.m), np.bool_)
+        program.evaluate(state, self._images, index, right, self.batch)
+        ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members]
+        valid = [float(right[:end, k].mean()) for k, (end, _) in enumerate(ends)]
+        return valid, [float(right[start:end, k].mean()) for k, (start, end) in enumerate(ends)]
+
+    def _evaluated(self, places: list[int]) -> program.State:
+        """Give buffers that hold just these networks: a few that are due need not wait for the width of all."""
+        m = plan.lanes_for(len(places))
+        if len(places) == len(self.members):
+            return self._state
+        if m not in self._evaluations or m == self._state.m:
+            self._evaluations[m] = plan.state(self.layout, self._size, self.batch, m, self._type, self.options)
+        state = self._evaluations[m]
+        _columns(state.weights, self.layout, m)[:, : len(places)] = _columns(
+            self._state.weights, self.layout, self._state.m
+        )[:, places]
+        state.present[:] = False
+        for k, place in enumerate(places):
+            self._describe(state, k, self.members[place])
+        return state
+
+
+def _columns(flat: np.ndarray, layout: Layout, m: int) -> np.ndarray:
+    """View a flat buffer as (w, m)."""
+    return flat[: layout.size * m].reshape(layout.size, m)
+
+
+def eligible(layout: Layout, image_size: int) -> bool:
+    """Say whether the compiled program covers an architecture: images that halve evenly three times.
+
+    Examples
+    --------
+    >>> eligible(cnn.layout(16, 3, 3, 2, 4, 32), 16)
+    True
+    """
+    return image_size % 2**cnn.BLOCKS == 0
