@@ -11,12 +11,50 @@ def randn(*shape):
     return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
 
 
-def test_convolve_is_one_convolution_per_network():
-    x, kernel = randn(2, 8, 8, 3, 4), randn(3, 5, 4, 3, 3)
-    ours = operators.convolve(x, kernel)
-    for m in range(3):
-        alone = F.conv2d(x[:, :, :, m].permute(0, 3, 1, 2), kernel[m], padding=1)
-        assert torch.allclose(ours[:, :, :, m].permute(0, 3, 1, 2), alone)
+@pytest.mark.parametrize("implementation", ["grouped", "im2col"])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_convolve_is_one_convolution_per_network(implementation, size):
+    x, kernel = randn(2, 8, 7, 3, 4).requires_grad_(), randn(3, 5, 4, size, size).requires_grad_()
+    ours = operators.convolve(x, kernel, implementation)
+    alone = [F.conv2d(x[:, :, :, m].permute(0, 3, 1, 2), kernel[m], padding=size // 2) for m in range(3)]
+    alone = torch.stack(alone, -1).permute(0, 2, 3, 4, 1)
+    assert torch.allclose(ours, alone)
+    slope = randn(*ours.shape)
+    found, expected = (torch.autograd.grad(y, (x, kernel), slope) for y in (ours, alone))
+    assert all(torch.allclose(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(32, 16, 3, 4, 3), (32, 8, 4, 8, 3), (33, 4, 8, 16, 5)])
+def test_im2col_is_bit_identical_in_crowds_where_channels_are_many_of_four(shape):
+    images, side, inputs, outputs, size = shape
+    x, kernel = randn(images, side, side, 16, inputs).float(), randn(16, outputs, inputs, size, size).float()
+
+    def layer(places):
+        parts = [x[:, :, :, places].contiguous().requires_grad_(), kernel[places].contiguous().requires_grad_()]
+        y = operators.convolve(*parts, "im2col")
+        found = torch.autograd.grad(y.square().sum(), parts)
+        return [y.movedim(3, 0), found[0].movedim(3, 0), found[1]]
+
+    everyone = layer(list(range(16)))
+    for places in ([3, 12], [1, 15, 4, 8, 2], torch.randperm(16, generator=GENERATOR).tolist()):
+        for all_of_it, part in zip(everyone, layer(places), strict=True):
+            assert torch.equal(all_of_it[places], part), places
+
+
+def test_only_programs_that_work_on_one_network_at_a_time_need_no_company():
+    channels = [4, 8, 16]
+    assert operators.TRITON.slot_multiple(channels) == 1
+    assert operators.Implementation("im2col", "triton", "triton").slot_multiple(channels) == 2
+    assert operators.Implementation("triton", "triton", "batched_product").slot_multiple(channels) == 2
+    assert operators.Implementation("im2col").slot_multiple(channels) == 4
+    assert operators.Implementation("grouped", "triton", "triton").slot_multiple(channels) == 4
+
+
+def test_unknown_implementations_are_refused():
+    with pytest.raises(ValueError, match=r"unknown implementation 'im2row' of convolution. Did you mean 'im2col'"):
+        operators.Implementation(convolution="im2row")
+    with pytest.raises(ValueError, match=r"unknown implementation 'tritn' of dense. Did you mean 'triton'"):
+        operators.Implementation(dense="tritn")
 
 
 def test_dense_is_one_product_per_network():

@@ -30,15 +30,22 @@ def augment(images: Tensor, draw: Augmentation, colourful: Tensor, bank: Tensor)
     -----
     Order and ranges: Eilertsen et al., ECAI 2020, and its released code.
     """
+    return augment_some(images, draw, colourful.nonzero()[:, 0], bank)
+
+
+def augment_some(images: Tensor, draw: Augmentation, coloured: Tensor, bank: Tensor) -> Tensor:
+    """Augment as `augment` does, with the places of the networks whose images have colours, int64, in `coloured`.
+
+    All shapes are known beforehand, so that nothing waits for the device.
+    """
     images = geometry(images.flatten(0, 1), draw).view(images.shape)
     expand = (..., None, None, None)
     images = images + draw.brightness[expand]
     mean = images.mean(dim=(2, 3), keepdim=True)
     images = (images - mean) * draw.contrast[expand] + mean
-    if colourful.any():
-        rows = colourful.nonzero()[:, 0]
-        turned = turn_colours(images.index_select(0, rows), draw.hue[rows], draw.saturation[rows])
-        images.index_copy_(0, rows, turned)
+    if len(coloured):
+        turned = turn_colours(images.index_select(0, coloured), draw.hue[coloured], draw.saturation[coloured])
+        images.index_copy_(0, coloured, turned)
     return images + draw.noise[expand] * _noise(draw.noise_start, images.shape[2:], bank)
 
 

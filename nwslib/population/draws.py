@@ -79,7 +79,7 @@ def words(seeds: Tensor, purpose: int, epoch: Tensor | int, step: Tensor | int, 
     torch.Size([2, 3])
     """
     index = torch.arange(-(-count // 4), device=seeds.device)[None, :]
-    column = lambda value: torch.as_tensor(value, device=seeds.device).reshape(-1, 1)  # noqa: E731
+    column = lambda value: (value if isinstance(value, Tensor) else seeds.new_full((1,), value)).reshape(-1, 1)  # noqa: E731
     key = (column(seeds) & _WORD, (column(seeds) >> 32) & _WORD)
     blocks = philox((index, column(step), column(epoch), column(purpose)), key)
     return torch.stack(torch.broadcast_tensors(*blocks), dim=-1).flatten(1)[:, :count]

@@ -6,16 +6,17 @@ the layers of nws_small (3 to 16 channels), where one network at a time reached 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5
+from nwslib.space import nearest
 
-#: Of every network alike; a population's manifest names it.
-IMPLEMENTATION = {"convolution": "grouped", "batch_norm": "native", "dense": "batched_product"}
+EPSILON = 1e-5
 
 #: One activation and the networks it serves: name, first, one past the last.
 Segments = tuple[tuple[str, int, int], ...]
@@ -46,7 +47,7 @@ def slot_multiple(channels: Iterable[int]) -> int:
     return max(2, *(16 // math.gcd(16, count) for count in channels))
 
 
-def convolve(x: Tensor, kernel: Tensor) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, implementation: str = "grouped") -> Tensor:
     """Convolve with zero padding so that the size is kept.
 
     Parameters
@@ -55,19 +56,44 @@ def convolve(x: Tensor, kernel: Tensor) -> Tensor:
         Shape (b, y, x, m, i).
     kernel
         Shape (m, o, i, ky, kx), of odd size.
+    implementation
+        A name in ``IMPLEMENTATIONS["convolution"]``.
 
     Returns
     -------
     torch.Tensor
         Shape (b, y, x, m, o).
     """
+    return IMPLEMENTATIONS["convolution"][implementation](x, kernel)
+
+
+def _convolve_grouped(x: Tensor, kernel: Tensor) -> Tensor:
     networks, out = kernel.shape[:2]
     maps = x.flatten(3).permute(0, 3, 1, 2)  # (b, m*i, y, x), channels last in memory
     maps = F.conv2d(maps, kernel.reshape(-1, *kernel.shape[2:]), padding=kernel.shape[-1] // 2, groups=networks)
     return maps.permute(0, 2, 3, 1).unflatten(3, (networks, out))
 
 
-def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+def _convolve_im2col(x: Tensor, kernel: Tensor) -> Tensor:
+    """Write out every pixel's patch, then multiply: one batched product for all networks.
+
+    On a CPU the product rounds by the place of a matrix in memory: with 9 channels of 7 images of 6x6 pixels a network
+    differed from itself in another crowd. So this is no choice for networks of any shape.
+    """
+    size = kernel.shape[-1]
+    maps = F.pad(x, (0, 0, 0, 0, size // 2, size // 2, size // 2, size // 2))
+    patches = maps.unfold(1, size, 1).unfold(2, size, 1).permute(3, 0, 1, 2, 4, 5, 6)  # (m, b, y, x, i, ky, kx)
+    product = torch.bmm(patches.reshape(len(kernel), -1, kernel[0, 0].numel()), kernel.flatten(2).mT)
+    return product.view(len(kernel), *x.shape[:3], -1).permute(1, 2, 3, 0, 4)
+
+
+def _convolve_triton(x: Tensor, kernel: Tensor, precision: str) -> Tensor:
+    from nwslib.population.cuda import convolution  # Triton is there with CUDA builds of torch only
+
+    return convolution.convolve(x, kernel, precision)
+
+
+def dense(x: Tensor, kernel: Tensor, bias: Tensor, implementation: str = "batched_product") -> Tensor:
     """Multiply by a kernel and add a bias.
 
     Parameters
@@ -76,13 +102,25 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         Shape (m, b, i).
     kernel, bias
         Shapes (m, o, i) and (m, o).
+    implementation
+        A name in ``IMPLEMENTATIONS["dense"]``.
 
     Returns
     -------
     torch.Tensor
         Shape (m, b, o).
     """
+    return IMPLEMENTATIONS["dense"][implementation](x, kernel, bias)
+
+
+def _dense_product(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(x, kernel.mT) + bias[:, None, :]
+
+
+def _dense_triton(x: Tensor, kernel: Tensor, bias: Tensor, precision: str) -> Tensor:
+    from nwslib.population.cuda import convolution
+
+    return convolution.dense(x, kernel, bias, precision)
 
 
 def normalize_batch(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +183,7 @@ def max_pool(x: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).unflatten(3, x.shape[3:])
 
 
-def segments(activations: list[str]) -> Segments:
+def segments(activations: Sequence[str]) -> Segments:
     """Describe a list of activations, one per network, as runs of equal names.
 
     Examples
@@ -224,6 +262,151 @@ _SLOPE = {
     "sigmoid": lambda y: y * (1 - y),
     "tanh": lambda y: 1 - y * y,
 }
+
+
+def finish(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    stored: tuple[Tensor, Tensor] | None,
+    activations: Segments | Tensor,
+    implementation: str = "native",
+    *,
+    pool: bool = False,
+    first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what follows a layer's products: batch norm, pooling and activation.
+
+    The pool comes before the activation, which is monotone: the same result for a quarter of the work.
+
+    Parameters
+    ----------
+    x
+        Shape (b, y, x, m, c), or (b, m, c) without pooling.
+    gamma, beta
+        Shape (m, c).
+    stored
+        Mean and variance to normalise by, of shape (m, c). None: those of the batch.
+    activations
+        From `activations`, for the same implementation.
+    implementation
+        A name in ``IMPLEMENTATIONS["batch_norm"]``.
+    pool
+        Whether to take the largest of each 2x2 pixels.
+    first
+        Whether the activation comes before the batch norm, as in dense layers.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        The result, and the mean and biased variance that it was normalised by, of shape (m, c), without gradient.
+    """
+    return IMPLEMENTATIONS["batch_norm"][implementation](x, gamma, beta, stored, activations, pool, first)
+
+
+def _finish_native(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    stored: tuple[Tensor, Tensor] | None,
+    activations: Segments,
+    pool: bool,
+    first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if first:
+        x = activate(x, activations)
+    if stored is None:
+        x, *stored = normalize_batch(x, gamma, beta)
+    else:
+        x = normalize_running(x, gamma, beta, *stored)
+    if pool:
+        x = max_pool(x)
+    return x if first else activate(x, activations), *stored
+
+
+def _finish_triton(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    stored: tuple[Tensor, Tensor] | None,
+    activations: Tensor,
+    pool: bool,
+    first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from nwslib.population.cuda import norm
+
+    maps = x if x.dim() == 5 else x[:, None, None]
+    if stored is None:
+        y, *stored = norm.normalize_batch(maps, gamma, beta, activations, pool, first)
+    else:
+        y = norm.normalize_running(maps, gamma, beta, *stored, activations, pool, first)
+    return y if x.dim() == 5 else y[:, 0, 0], *stored
+
+
+#: By part of a network and by name, what computes it.
+IMPLEMENTATIONS: dict[str, dict[str, Callable]] = {
+    "convolution": {
+        "grouped": _convolve_grouped,
+        "im2col": _convolve_im2col,
+        "triton": partial(_convolve_triton, precision="ieee"),
+        "triton_tf32x3": partial(_convolve_triton, precision="tf32x3"),
+    },
+    "batch_norm": {"native": _finish_native, "triton": _finish_triton},
+    "dense": {
+        "batched_product": _dense_product,
+        "triton": partial(_dense_triton, precision="ieee"),
+        "triton_tf32x3": partial(_dense_triton, precision="tf32x3"),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What computes each part of a network, by name; a population's manifest names it.
+
+    Raises
+    ------
+    ValueError
+        If a name is not in `IMPLEMENTATIONS`.
+
+    Examples
+    --------
+    >>> Implementation(convolution="im2col")
+    Implementation(convolution='im2col', batch_norm='native', dense='batched_product')
+    """
+
+    convolution: str = "grouped"
+    batch_norm: str = "native"
+    dense: str = "batched_product"
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            name = getattr(self, part.name)
+            if name not in IMPLEMENTATIONS[part.name]:
+                known = IMPLEMENTATIONS[part.name]
+                raise ValueError(f"unknown implementation {name!r} of {part.name}. {nearest(name, known)}")
+
+    def slot_multiple(self, channels: Iterable[int]) -> int:
+        """Give the number whose multiples of slots compute a network bit for bit alike; see `slot_multiple`."""
+        if self.convolution == "grouped" or self.batch_norm == "native":
+            return slot_multiple(channels)
+        # A batched product of a single network is a plain one, which may sum in another order.
+        return 2 if self.convolution == "im2col" or self.dense == "batched_product" else 1
+
+    def activations(self, names: Sequence[str], device: torch.device | str = "cpu") -> "Segments | Tensor":
+        """Describe the networks' activations as this implementation needs them."""
+        if self.batch_norm == "native":
+            return segments(names)
+        from nwslib.population.cuda import norm
+
+        return norm.numbers(names, device)
+
+
+#: What computes a network unless something else is chosen.
+IMPLEMENTATION = asdict(Implementation())
+
+#: For CUDA devices: equal for any number of networks by construction.
+TRITON = Implementation("triton", "triton", "triton")
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -11,13 +11,18 @@ import xarray as xr
 from torch import Tensor
 
 from nwslib.population import draws, operators, optimizers
-from nwslib.population.augment import augment
+from nwslib.population.augment import augment_some
+from nwslib.population.cuda.graph import Recorded
 from nwslib.population.images import ImageSet
 from nwslib.population.networks import cnn
 from nwslib.snapshots.layout import Layout
 
-#: Images of one network in one piece of an evaluation: one size, so that the same kernels compute every piece.
-EVALUATION_BATCH = 64
+#: Images of one network in one piece of an evaluation, by kind of device: one size, so that the same kernels compute
+#: every piece; on a CUDA device large, so that launching them does not take longer than they do.
+EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
+
+#: What moves with a network from slot to slot.
+STATE = ("weights", "a", "v", "correct", "loss", "orders", "epochs", "steps", "rates", "powers")
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,9 @@ class Slots:
 
     Slots are ordered by activation, so that each activation serves neighbouring networks, and padded with idle ones to
     a multiple of `operators.slot_multiple`. Tensors have ``m`` in front.
+
+    A step reads and writes nothing but tensors of fixed shape on the device. On a CUDA device it is recorded as a graph
+    and replayed, which costs one launch instead of hundreds.
     """
 
     layout: Layout
@@ -155,10 +163,12 @@ class Slots:
     images: Bank
     dtype: torch.dtype
     members: list[Member] = field(default_factory=list)
+    implementation: operators.Implementation = cnn.DEFAULT
 
     def __post_init__(self) -> None:
         device = self.images.images.device
-        self.multiple = operators.slot_multiple(t.shape[0] for t in self.layout.tensors if t.kind == "gamma")
+        channels = [t.shape[0] for t in self.layout.tensors if t.kind == "gamma"]
+        self.multiple = self.implementation.slot_multiple(channels)
         self.units = cnn.hidden_units(self.layout)
         self.weights = torch.empty(0, self.layout.size, dtype=self.dtype, device=device)  # (m, w)
         self.a = self.weights.clone()  # the optimiser's two states, (m, w)
@@ -166,6 +176,13 @@ class Slots:
         self.correct = torch.empty(0, dtype=torch.int64, device=device)  # right answers in this epoch, (m,)
         self.loss = torch.empty(0, dtype=self.dtype, device=device)  # summed over the epoch's steps, (m,)
         self.orders = torch.empty(0, 0, dtype=torch.int64, device=device)  # (m, images of an epoch)
+        self.epochs = self.correct.clone()  # (m,)
+        self.steps = self.correct.clone()  # within the epoch, (m,)
+        self.rates = torch.empty(0, dtype=torch.float64, device=device)  # learning rates now, decay included, (m,)
+        self.powers = torch.empty(0, 2, dtype=torch.float64, device=device)  # Adam's, after the steps taken, (m, 2)
+        adam = optimizers.RULES["adam"]
+        self.bases = torch.tensor([adam.keep_a, adam.keep_v], dtype=torch.float64, device=device)
+        self.recorded: Recorded | None = None
         self.sending: torch.cuda.Stream | None = None
 
     def arrange(self, members: list[Member]) -> None:
@@ -181,9 +198,11 @@ class Slots:
         old = {id(one): place for place, one in enumerate(self.members)}
         moves = [(place, old[id(one)]) for place, one in enumerate(members) if id(one) in old]
         longest = max(one.steps_per_epoch for one in members) * self.batch
-        self.orders = F.pad(self.orders, (0, max(0, longest - self.orders.shape[1])))
-        for name in ("weights", "a", "v", "correct", "loss", "orders"):
-            setattr(self, name, _moved(getattr(self, name), moves, count))
+        for name in STATE:
+            state = getattr(self, name)
+            if name == "orders":
+                state = F.pad(state, (0, max(0, longest - state.shape[1])))
+            self._put(name, _moved(state, moves, count))
         self.members = members
         for place, one in enumerate(members):
             if id(one) not in old:
@@ -195,22 +214,41 @@ class Slots:
         start = draws.initial_weights(self.layout, row["seed"], row["initialization"], self.weights.device)
         self.weights[place] = start.to(self.dtype)
         self.v[place] = optimizers.RULES[row["optimizer"]].start_v
+        self.rates[place] = row["learning_rate"]
+        self.powers[place] = 1
 
     def _describe(self, count: int) -> None:
-        """Stack what the rows say; an idle slot has rate 0."""
-        device = self.weights.device
+        """Stack what the rows say; an idle slot has rate 0 and epochs of one step."""
         rows = [one.row for one in self.members]
         idle = count - len(rows)
-        self.optimizers = np.array([row["optimizer"] for row in rows] + ["momentum"] * idle)
-        self.rates = np.array([row["learning_rate"] for row in rows] + [0.0] * idle)
-        self.decays = np.array([row["decay"] for row in rows] + [1.0] * idle)
-        self.rules = optimizers.coefficients(self.optimizers.tolist(), self.dtype, device)
-        self.segments = operators.segments([row["activation"] for row in rows] + ["relu"] * idle)
-        self.seeds = torch.tensor([row["seed"] for row in rows] + [0] * idle, device=device)
-        augmented = [place for place, row in enumerate(rows) if row["augmentation"] == "on"]
-        self.augmented = torch.tensor(augmented, dtype=torch.int64, device=device)
-        colourful = [not self.images.grey[rows[place]["dataset"]] for place in augmented]
-        self.colourful = torch.tensor(colourful, dtype=torch.bool, device=device)
+        names = [row["optimizer"] for row in rows] + ["momentum"] * idle
+        activations = [row["activation"] for row in rows] + ["relu"] * idle
+        augmented = self._rounded([place for place, row in enumerate(rows) if row["augmentation"] == "on"])
+        coloured = [k for k, place in enumerate(augmented) if not self.images.grey[rows[place]["dataset"]]]
+        self._put("activations", self.implementation.activations(activations, self.weights.device))
+        self._put("rules", optimizers.coefficients(names, self.dtype, self.weights.device))
+        self._put("adam", [name == "adam" for name in names])
+        self._put("decays", [row["decay"] for row in rows] + [1.0] * idle)
+        self._put("seeds", [row["seed"] for row in rows] + [0] * idle)
+        self._put("lengths", [one.steps_per_epoch for one in self.members] + [1] * idle)
+        self._put("augmented", augmented)
+        self._put("coloured", self._rounded(coloured))
+
+    def _put(self, name: str, value: "Tensor | list | operators.Segments") -> None:
+        """Set what a step reads: in place where the shape stays, so that the recorded step remains right."""
+        old = getattr(self, name, None)
+        if isinstance(value, list):
+            kind = {"adam": torch.bool, "decays": torch.float64}.get(name, torch.int64)
+            value = torch.tensor(value, dtype=kind, device=self.weights.device)
+        if isinstance(value, Tensor) and isinstance(old, Tensor) and old.shape == value.shape:
+            old.copy_(value)
+        elif isinstance(value, Tensor) or value != old:
+            setattr(self, name, value)
+            self.recorded = None
+
+    def _rounded(self, places: list[int]) -> list[int]:
+        """Name the last place repeatedly, on a CUDA device, so that few changes of networks change a shape."""
+        return places + places[-1:] * (-len(places) % 8 if self.weights.is_cuda else 0)
 
     def start_epoch(self, place: int) -> None:
         """Draw the order of a network's next epoch."""
@@ -222,24 +260,45 @@ class Slots:
 
     def step(self) -> None:
         """Take one optimiser step with every network."""
-        epochs, steps, done = self._counters()
-        images, labels = self._batch(epochs, steps)
-        mask = draws.dropout_mask(self.seeds, epochs, steps, self.batch, self.units)
-        gradient = self._gradient(images, labels, mask.to(self.dtype) * 2)
-        rates = self.rates * self.decays ** epochs.cpu().numpy()
-        rates = torch.from_numpy(optimizers.step_rates(rates, self.optimizers, done + 1)).to(self.weights)
-        optimizers.update(self.weights, gradient, self.a, self.v, self.rules, rates[:, None])
+        if self.weights.is_cuda:
+            self.recorded = self.recorded or Recorded(self._program, self.weights.device)
+            self.recorded()
+        else:
+            self._program()
         for one in self.members:
             one.step += 1
             if one.step == one.steps_per_epoch:
                 one.epoch, one.step = one.epoch + 1, 0
 
-    def _counters(self) -> tuple[Tensor, Tensor, np.ndarray]:
-        idle = [0] * (len(self.weights) - len(self.members))
-        device = self.weights.device
-        epochs = torch.tensor([one.epoch for one in self.members] + idle, device=device)
-        steps = torch.tensor([one.step for one in self.members] + idle, device=device)
-        return epochs, steps, np.array([one.steps for one in self.members] + idle)
+    def advance(self) -> None:
+        """Train on for a moment: one step."""
+        self.step()
+
+    def _program(self) -> None:
+        """Compute a step: from tensors of fixed shape and place to such tensors, without waiting for the device."""
+        epochs, steps, rates = self._counters()
+        images, labels = self._batch(epochs, steps)
+        mask = draws.dropout_mask(self.seeds, epochs, steps, self.batch, self.units)
+        gradient = self._gradient(images, labels, mask.to(self.dtype) * 2)
+        optimizers.update(self.weights, gradient, self.a, self.v, self.rules, rates.to(self.dtype)[:, None])
+        self._count()
+
+    def _counters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give epochs, steps within them, and the factors of the coming step, with Adam's bias correction.
+
+        Powers and decayed rates are running products, as in TensorFlow 1: a product rounds alike on every device.
+        """
+        power_a, power_v = (self.powers * self.bases).unbind(1)
+        corrected = self.rates * ((1 - power_v).sqrt() / (1 - power_a))
+        return self.epochs, self.steps, torch.where(self.adam, corrected, self.rates)
+
+    def _count(self) -> None:
+        self.powers.mul_(self.bases)
+        self.steps.add_(1)
+        ended = self.steps == self.lengths
+        self.epochs.add_(ended)
+        self.steps.mul_(~ended)
+        self.rates.copy_(torch.where(ended, self.rates * self.decays, self.rates))
 
     def _batch(self, epochs: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Gather each network's images, (b, y, x, m, c), augmented where it says so, and labels, (m, b)."""
@@ -249,9 +308,15 @@ class Slots:
         if len(self.augmented):
             on = self.augmented
             draw = draws.augmentation(self.seeds[on], epochs[on], steps[on], self.batch)
-            changed = augment(images.index_select(0, on), draw, self.colourful, self.images.noise)
+            changed = augment_some(images.index_select(0, on), draw, self.coloured, self.images.noise)
             images.index_copy_(0, on, changed.clamp_(0, 1).to(self.dtype))
-        return _networks_inside(images), self.images.labels[index]
+        return self._inside(images), self.images.labels[index]
+
+    def _inside(self, images: Tensor) -> Tensor:
+        """Turn (m, b, y, x, c) into (b, y, x, m, c), in memory as the convolution reads it."""
+        if self.implementation.convolution == "grouped":
+            return images.permute(1, 2, 3, 0, 4).contiguous()
+        return images.permute(0, 4, 1, 2, 3).contiguous().permute(2, 3, 4, 0, 1)
 
     def _gather(self, index: Tensor) -> Tensor:
         """Give images by index: (m, b) becomes (m, b, y, x, c), uint8."""
@@ -263,14 +328,14 @@ class Slots:
         leaf = self.weights.detach().requires_grad_()
         tensors = self._tensors(leaf)
         statistics: cnn.Statistics = {}
-        features = cnn.features(tensors, images, self.segments, statistics)
-        logits = cnn.outputs(tensors, features, self.segments, statistics, dropout)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        features = cnn.features(tensors, images, self.activations, statistics, self.implementation)
+        logits = cnn.outputs(tensors, features, self.activations, statistics, dropout, self.implementation)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        (gradient,) = torch.autograd.grad(losses, leaf, torch.full_like(losses, 1 / self.batch))
         with torch.no_grad():
-            plain = cnn.outputs(tensors, features.detach(), self.segments, {})
+            plain = cnn.outputs(tensors, features.detach(), self.activations, {}, None, self.implementation)
             self.correct += (plain.argmax(-1) == labels).sum(1)
-            self.loss += losses
+            self.loss += _sum_in_pairs(losses) / self.batch
             self._move_statistics(statistics)
         return gradient
 
@@ -286,6 +351,10 @@ class Slots:
             for kind, value in zip(("mean", "variance"), batch, strict=True):
                 moving = self.weights[:, self.layout.slices[f"{layer}.{kind}"]]
                 moving.mul_(0.9).add_(value * 0.1)
+
+    def sums(self, place: int) -> tuple[int, float]:
+        """Give how many images of its last epoch a network recognised, and its loss summed over the steps."""
+        return int(self.correct[place]), float(self.loss[place])
 
     @torch.no_grad()
     def evaluate(self, places: list[int]) -> tuple[list[float], list[float]]:
@@ -304,11 +373,12 @@ class Slots:
         padded = places + places[-1:] * (-len(places) % self.multiple)
         members = [self.members[place] for place in padded]
         tensors = self._tensors(self.weights[torch.tensor(padded, device=self.weights.device)])
-        segments = operators.segments([one.row["activation"] for one in members])
+        activations = self.implementation.activations([one.row["activation"] for one in members], self.weights.device)
+        piece = EVALUATION_BATCH["cuda" if self.weights.is_cuda else "cpu"]
         lists = [torch.cat((one.valid, one.test)) for one in members]
         index = torch.nn.utils.rnn.pad_sequence(lists, batch_first=True)
-        index = F.pad(index, (0, -index.shape[1] % EVALUATION_BATCH))
-        right = torch.cat([self._right(tensors, part, segments) for part in index.split(EVALUATION_BATCH, dim=1)], 1)
+        index = F.pad(index, (0, -index.shape[1] % piece))
+        right = torch.cat([self._right(tensors, part, activations) for part in index.split(piece, dim=1)], 1)
         right = right.cpu().numpy()
         ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members[: len(places)]]
         valid = [float(right[k, :end].mean()) for k, (end, _) in enumerate(ends)]
@@ -371,15 +441,19 @@ class Slots:
         for state, values in ((self.weights, weights), (self.a, a), (self.v, v)):
             state[place] = torch.from_numpy(np.asarray(values)).to(state)
 
-    def _right(self, tensors: Mapping[str, Tensor], index: Tensor, segments: operators.Segments) -> Tensor:
-        images = _networks_inside(self._gather(index)).to(self.dtype).div_(255)
-        features = cnn.features(tensors, images, segments, None)
-        return cnn.outputs(tensors, features, segments, None).argmax(-1) == self.images.labels[index]
+    def _right(self, tensors: Mapping[str, Tensor], index: Tensor, activations: operators.Segments | Tensor) -> Tensor:
+        images = self._inside(self._gather(index)).to(self.dtype).div_(255)
+        features = cnn.features(tensors, images, activations, None, self.implementation)
+        logits = cnn.outputs(tensors, features, activations, None, None, self.implementation)
+        return logits.argmax(-1) == self.images.labels[index]
 
 
-def _networks_inside(images: Tensor) -> Tensor:
-    """Turn (m, b, y, x, c) into (b, y, x, m, c), in memory too."""
-    return images.permute(1, 2, 3, 0, 4).contiguous()
+def _sum_in_pairs(x: Tensor) -> Tensor:
+    """Sum (m, b) over b by halves: the order, and so the rounding, never depends on m, as a reduction's may."""
+    while x.shape[1] > 1:
+        x = F.pad(x, (0, x.shape[1] % 2)).unflatten(1, (-1, 2))
+        x = x[..., 0] + x[..., 1]
+    return x[:, 0]
 
 
 def _moved(state: Tensor, moves: list[tuple[int, int]], count: int) -> Tensor:

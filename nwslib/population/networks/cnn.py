@@ -15,6 +15,7 @@ from nwslib.snapshots.layout import Tensor as LayoutTensor
 
 OUTPUTS = 20
 BLOCKS = 3
+DEFAULT = operators.Implementation()
 
 #: Mean and biased variance of a batch, of shape (m, c), by layer.
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -44,7 +45,7 @@ def layout(image_size: int, filter_size: int, depth_conv: int, depth_fc: int, wi
     """
     tensors: list[LayoutTensor] = []
     channels = 3
-    for number, block in enumerate(_blocks(depth_conv), start=1):
+    for number, block in enumerate(blocks(depth_conv), start=1):
         out = width_conv * 2**block
         shape = (out, channels, filter_size, filter_size)
         tensors += _layer(f"conv{number}", "convolution", ("unit", "source", "row", "column"), shape)
@@ -60,7 +61,11 @@ def layout(image_size: int, filter_size: int, depth_conv: int, depth_fc: int, wi
 
 
 def features(
-    tensors: Mapping[str, Tensor], images: Tensor, activations: operators.Segments, statistics: Statistics | None
+    tensors: Mapping[str, Tensor],
+    images: Tensor,
+    activations: operators.Segments | Tensor,
+    statistics: Statistics | None,
+    implementation: operators.Implementation = DEFAULT,
 ) -> Tensor:
     """Compute the convolutional part.
 
@@ -71,9 +76,11 @@ def features(
     images
         Shape (b, y, x, m, c).
     activations
-        Of the networks.
+        Of the networks, from ``implementation.activations``.
     statistics
         A dict to fill: normalise by the batch and put its statistics here. None: normalise by the stored ones.
+    implementation
+        What computes.
 
     Returns
     -------
@@ -82,29 +89,28 @@ def features(
     """
     x = images
     layers = _names(tensors, "conv")
-    blocks = list(_blocks(len(layers)))
+    block_of = list(blocks(len(layers)))
     for number, layer in enumerate(layers):
         # The bias in front of a batch norm has no effect and a gradient of zero: it stays 0 and is not added.
-        x = operators.convolve(x, tensors[f"{layer}.kernel"])
-        x = _normalize(x, layer, tensors, statistics)
-        if number + 1 == len(layers) or blocks[number + 1] != blocks[number]:
-            x = operators.max_pool(x)  # before the activation, which is monotone: same result, a quarter of the work
-        x = operators.activate(x, activations)
+        x = operators.convolve(x, tensors[f"{layer}.kernel"], implementation.convolution)
+        pool = number + 1 == len(layers) or block_of[number + 1] != block_of[number]
+        x = _finish(x, layer, tensors, statistics, activations, implementation.batch_norm, pool=pool)
     return x.permute(3, 0, 1, 2, 4).flatten(2)
 
 
 def outputs(
     tensors: Mapping[str, Tensor],
     x: Tensor,
-    activations: operators.Segments,
+    activations: operators.Segments | Tensor,
     statistics: Statistics | None,
     dropout: Tensor | None = None,
+    implementation: operators.Implementation = DEFAULT,
 ) -> Tensor:
     """Compute the dense part.
 
     Parameters
     ----------
-    tensors, activations, statistics
+    tensors, activations, statistics, implementation
         As for `features`.
     x
         Shape (m, b, i), from `features`.
@@ -119,13 +125,12 @@ def outputs(
     first = 0
     for layer in _names(tensors, "dense"):
         kernel = tensors[f"{layer}.kernel"].flatten(2)
-        x = operators.dense(x, kernel, tensors[f"{layer}.bias"]).transpose(0, 1)  # (b, m, o)
-        x = operators.activate(x, activations)
-        x = _normalize(x, layer, tensors, statistics).transpose(0, 1)
+        x = operators.dense(x, kernel, tensors[f"{layer}.bias"], implementation.dense).transpose(0, 1)  # (b, m, o)
+        x = _finish(x, layer, tensors, statistics, activations, implementation.batch_norm, first=True).transpose(0, 1)
         if dropout is not None:
             x = x * dropout[..., first : first + x.shape[-1]]
             first += x.shape[-1]
-    return operators.dense(x, tensors["output.kernel"].flatten(2), tensors["output.bias"])
+    return operators.dense(x, tensors["output.kernel"].flatten(2), tensors["output.bias"], implementation.dense)
 
 
 def hidden_units(layout: Layout) -> int:
@@ -154,13 +159,13 @@ def to_module(layout: Layout, vector: Tensor, activation: str = "relu") -> nn.Mo
     vector = torch.as_tensor(vector)
     tensors = {t.name: vector[layout.slices[t.name]].reshape(t.shape).clone() for t in layout.tensors}
     layers = _names(tensors, "conv")
-    blocks = list(_blocks(len(layers)))
+    block_of = list(blocks(len(layers)))
     modules: list[nn.Module] = []
     for number, layer in enumerate(layers):
         kernel, bias = tensors[f"{layer}.kernel"], tensors[f"{layer}.bias"]
         convolution = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], padding="same")
         modules += [_fill(convolution, kernel, bias), _batch_norm(nn.BatchNorm2d, layer, tensors), names[activation]()]
-        if number + 1 == len(layers) or blocks[number + 1] != blocks[number]:
+        if number + 1 == len(layers) or block_of[number + 1] != block_of[number]:
             modules.append(nn.MaxPool2d(2))
     modules.append(nn.Flatten())
     for layer in [*_names(tensors, "dense"), "output"]:
@@ -174,7 +179,7 @@ def to_module(layout: Layout, vector: Tensor, activation: str = "relu") -> nn.Mo
     return nn.Sequential(*modules).to(vector.dtype).eval()
 
 
-def _blocks(depth: int) -> Iterator[int]:
+def blocks(depth: int) -> Iterator[int]:
     """Give the block of each convolution: 3 layers make 1, 1, 1; 4 make 1, 1, 2; 5 make 1, 2, 2."""
     for block in range(BLOCKS):
         yield from [block] * ((depth + block) // BLOCKS)
@@ -190,12 +195,20 @@ def _names(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
     return [name.removesuffix(".kernel") for name in tensors if name.startswith(prefix) and name.endswith(".kernel")]
 
 
-def _normalize(x: Tensor, layer: str, tensors: Mapping[str, Tensor], statistics: Statistics | None) -> Tensor:
-    gamma, beta = tensors[f"{layer}.gamma"], tensors[f"{layer}.beta"]
-    if statistics is None:
-        return operators.normalize_running(x, gamma, beta, tensors[f"{layer}.mean"], tensors[f"{layer}.variance"])
-    x, mean, variance = operators.normalize_batch(x, gamma, beta)
-    statistics[layer] = (mean, variance)
+def _finish(
+    x: Tensor,
+    layer: str,
+    tensors: Mapping[str, Tensor],
+    statistics: Statistics | None,
+    activations: operators.Segments | Tensor,
+    implementation: str,
+    **order: bool,
+) -> Tensor:
+    gamma, beta, mean, variance = (tensors[f"{layer}.{kind}"] for kind in ("gamma", "beta", "mean", "variance"))
+    stored = (mean, variance) if statistics is None else None
+    x, *used = operators.finish(x, gamma, beta, stored, activations, implementation, **order)
+    if statistics is not None:
+        statistics[layer] = tuple(used)
     return x
 
 
