@@ -17,7 +17,8 @@ from nwslib.population import draws, networks, progress, train
 from nwslib.population.augment import augment
 from nwslib.population.slots import Slots, bank, member, rows
 from nwslib.population.stopping import Stopping
-from nwslib.population.train import CURVES, _Watch, identity
+from nwslib.population.loop import CURVES, Watch
+from nwslib.population.train import identity
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import validate
 
@@ -303,7 +304,7 @@ def test_networks_stop_where_their_validation_curves_say(bars):
 def test_the_status_line_says_how_much_is_left(bars, monkeypatch):
     lines = []
     monkeypatch.setattr(progress, "report", lines.append)
-    watch = _Watch(networks=4, max_epochs=10, shown=True, evaluations=10)
+    watch = Watch(networks=4, max_epochs=10, shown=True, evaluations=10)
     assert watch.line(seconds=100) == "0 of 4 networks, 36 per hour, at most 5:00 to go"
     early = space.sample("nws_small", 2, seed=2, dataset="digits", batch_size=256, learning_rate=1e-9)
     assert max(one["n_exports"].item() for one in train(early, bars, max_epochs=60)) < 60

@@ -1,7 +1,7 @@
 """Many networks trained as one tensor program."""
 
 from nwslib.population import draws, images, networks, speed
-from nwslib.population.device import resolve_device
-from nwslib.population.train import Training, describe, train
+from nwslib.population.device import describe, resolve_device
+from nwslib.population.train import OPTIONS, Training, train
 
-__all__ = ["Training", "describe", "draws", "images", "networks", "resolve_device", "speed", "train"]
+__all__ = ["OPTIONS", "Training", "describe", "draws", "images", "networks", "resolve_device", "speed", "train"]

@@ -46,7 +46,7 @@ def augment_some(images: Tensor, draw: Augmentation, coloured: Tensor, bank: Ten
     if len(coloured):
         turned = turn_colours(images.index_select(0, coloured), draw.hue[coloured], draw.saturation[coloured])
         images.index_copy_(0, coloured, turned)
-    return images + draw.noise[expand] * _noise(draw.noise_start, images.shape[2:], bank)
+    return images + draw.noise[expand].to(images.dtype) * _noise(draw.noise_start, images.shape[2:], bank)
 
 
 def geometry(images: Tensor, draw: Augmentation) -> Tensor:
@@ -65,14 +65,16 @@ def geometry(images: Tensor, draw: Augmentation) -> Tensor:
         Shape (b, y, x, c).
     """
     size = images.shape[1]
-    cos, sin = draw.rotation.flatten().cos(), draw.rotation.flatten().sin()
-    shear_x, shear_y = draw.shear_x.flatten().tan(), draw.shear_y.flatten().tan()
-    zoom = draw.zoom.flatten()
+    rotation, shear_x, shear_y, zoom, shift_x, shift_y = (
+        field.flatten().double()
+        for field in (draw.rotation, draw.shear_x, draw.shear_y, draw.zoom, draw.shift_x, draw.shift_y)
+    )
+    cos, sin, shear_x, shear_y = rotation.cos(), rotation.sin(), shear_x.tan(), shear_y.tan()
     # Output position -> input position: rotation times shear over zoom, in units of half the image.
     xx, xy = (cos - sin * shear_y) / zoom, (cos * shear_x - sin) / zoom
     yx, yy = (sin + cos * shear_y) / zoom, (sin * shear_x + cos) / zoom
-    shift_x, shift_y = draw.shift_x.flatten() / 16, draw.shift_y.flatten() / 16
-    centre = (torch.arange(size, device=images.device) * 2 + 1 - size) / size
+    shift_x, shift_y = shift_x / 16, shift_y / 16
+    centre = (torch.arange(size, device=images.device, dtype=torch.float64) * 2 + 1 - size) / size
     column, row = centre[None, None, :], centre[None, :, None]
     wide = (slice(None), None, None)
     x = xx[wide] * column + xy[wide] * row - shift_x[wide]
@@ -106,7 +108,7 @@ def turn_colours(images: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    sixths = sixths + 6 * hue[..., None, None]
+    sixths = sixths + 6 * hue[..., None, None].to(images.dtype)
     # Saturation is chroma over value; it is cut off at 1, where chroma reaches the value.
     chroma = torch.minimum(chroma * saturation[..., None, None], value.clamp(min=0))
     shades = []

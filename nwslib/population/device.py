@@ -1,5 +1,7 @@
 """Which device computes."""
 
+import platform
+
 import torch
 
 from nwslib.space import nearest
@@ -35,6 +37,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if str(device) not in available:
         raise ValueError(f"device {str(device)!r} is not available here. {nearest(device, ['auto', *available])}")
     return torch.device(device)
+
+
+def describe(device: torch.device) -> str:
+    """Say in words what a device is.
+
+    Examples
+    --------
+    >>> describe(torch.device("cpu")).startswith("CPU")
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return device.type
 
 
 def _available() -> list[str]:

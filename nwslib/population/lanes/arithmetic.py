@@ -4,32 +4,55 @@ A library's exp or tanh may round differently inside and at the end of a vector.
 multiplications alone, which every processor rounds alike.
 """
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+def _sources() -> str:
+    """Give the hash of every source file of this package."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+#: Hash of the sources of compiled code.
+SOURCES = _sources()
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile a function for its first arguments' types, once per machine: without the interpreter's lock.
+
+    Numba keeps machine code until the function's own file changes; but it contains that of the functions called, from
+    other files. So ours is kept until any file of this package changes.
+    """
+    dispatcher = njit(nogil=True, cache=True, error_model="numpy")(function)
+    dispatcher._cache._cache_file._source_stamp = SOURCES
+    return dispatcher
 
 
 @intrinsic
-def like(typingctx, x, constant):  # noqa: ANN001
+def like(typingctx, x, constant):
     """Give a constant in the type of x: the compiler would else compute in float64."""
     signature = x(x, constant)
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def generate(context, builder, signature, arguments):
         return context.cast(builder, arguments[1], signature.args[1], signature.return_type)
 
     return signature, generate
 
 
 @intrinsic
-def _power_of_two(typingctx, x, exponent):  # noqa: ANN001
+def _power_of_two(typingctx, x, exponent):
     """Give 2**exponent in the type of x, from the bits of its exponent."""
     bits, shift, bias = (32, 23, 127) if x == types.float32 else (64, 52, 1023)
     signature = x(x, types.int32)
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def generate(context, builder, signature, arguments):
         whole = ir.IntType(bits)
         number = builder.sext(arguments[1], whole) if bits == 64 else arguments[1]
         number = builder.shl(builder.add(number, whole(bias)), whole(shift))
@@ -39,7 +62,7 @@ def _power_of_two(typingctx, x, exponent):  # noqa: ANN001
 
 
 def expm1(x: float) -> float:
-    """Compute exp(x) - 1 to the last bits, also near 0; x is cut off at +-87 in float32 and +-700 in float64.
+    """Compute exp(x) - 1 to the last bits, near 0 too; x is cut off at 87 in float32, at 700 in float64.
 
     Notes
     -----
@@ -49,11 +72,11 @@ def expm1(x: float) -> float:
 
 
 @overload(expm1, jit_options={"nogil": True, "error_model": "numpy"})
-def _expm1(x):  # noqa: ANN001, ANN202
+def _expm1(x):
     return _expm1_single if x == types.float32 else _expm1_double
 
 
-def _expm1_single(x):  # noqa: ANN001, ANN202
+def _expm1_single(x):
     x = np.float32(87) if x > np.float32(87) else x
     x = np.float32(-87) if x < np.float32(-87) else x
     # Adding and subtracting 1.5 * 2**23 rounds to a whole number.
@@ -71,7 +94,7 @@ def _expm1_single(x):  # noqa: ANN001, ANN202
     return power * p + (power - np.float32(1))
 
 
-def _expm1_double(x):  # noqa: ANN001, ANN202
+def _expm1_double(x):
     x = 700.0 if x > 700.0 else x
     x = -700.0 if x < -700.0 else x
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
@@ -95,18 +118,18 @@ def _expm1_double(x):  # noqa: ANN001, ANN202
 
 
 @compiled
-def relu(x):  # noqa: ANN001, ANN201, D103
+def relu(x):  # noqa: D103
     return like(x, 0.0) if x < like(x, 0.0) else x
 
 
 @compiled
-def elu(x):  # noqa: ANN001, ANN201, D103
+def elu(x):  # noqa: D103
     zero = like(x, 0.0)
     return expm1(zero if x > zero else x) + (zero if x < zero else x)
 
 
 @compiled
-def tanh(x):  # noqa: ANN001, ANN201, D103
+def tanh(x):  # noqa: D103
     size = -x if x < like(x, 0.0) else x
     size = like(x, 20.0) if size > like(x, 20.0) else size
     grown = expm1(size + size)
@@ -115,7 +138,7 @@ def tanh(x):  # noqa: ANN001, ANN201, D103
 
 
 @compiled
-def sigmoid(x):  # noqa: ANN001, ANN201, D103
+def sigmoid(x):  # noqa: D103
     half = like(x, 0.5)
     return half * tanh(half * x) + half
 
@@ -133,7 +156,7 @@ def power(base: float, exponent: int) -> float:
 
 
 @compiled
-def philox(index, step, epoch, purpose, seed):  # noqa: ANN001, ANN201
+def philox(index, step, epoch, purpose, seed):
     """Encrypt one counter with Philox4x32-10, as `population.draws.philox` does for tensors; four words in uint64."""
     word = np.uint64(0xFFFFFFFF)
     shift = np.uint64(32)

@@ -1,4 +1,4 @@
-"""Batches of many networks, compiled: gather images, augment them, drop units; every draw that of `population.draws`."""
+"""Batches of many networks, compiled: gather images, augment them, drop units; the draws are `population.draws`'."""
 
 import math
 
@@ -8,7 +8,7 @@ from nwslib.population import draws
 from nwslib.population.lanes.arithmetic import compiled, like, philox
 from nwslib.population.lanes.memory import current, streams
 
-_AUGMENTATION, _DROPOUT = draws.AUGMENTATION, draws.DROPOUT
+_DROPOUT = draws.DROPOUT
 _LOW = np.array([low for low, _ in draws.RANGES.values()])
 _WIDTH = np.array([high - low for low, high in draws.RANGES.values()])
 _BANK = draws.NOISE_BANK
@@ -20,7 +20,7 @@ _get, _put = streams("batch")
 
 
 @compiled
-def gather(images, index, work, x, size, margin, lane, m, pixels):  # noqa: ANN001, ANN201
+def gather(images, index, work, x, size, margin, lane, m, pixels):
     """Put images, (b,) of one network, into its lane of the first layer's input."""
     for b in range(len(index)):
         source = images[index[b]]
@@ -32,7 +32,7 @@ def gather(images, index, work, x, size, margin, lane, m, pixels):  # noqa: ANN0
 
 
 @compiled
-def place_image(pixels, work, x, b, size, margin, lane, m):  # noqa: ANN001, ANN201
+def place_image(pixels, work, x, b, size, margin, lane, m):
     """Put one image, (y x c), into its lane, between the margins."""
     width = (size + 2 * margin) * 3
     for y in range(size):
@@ -42,33 +42,30 @@ def place_image(pixels, work, x, b, size, margin, lane, m):  # noqa: ANN001, ANN
 
 
 @compiled
-def augment(images, index, colourful, noise, seed, epoch, step, per_batch, work, x, size, margin, lane, m, pixels):  # noqa: ANN001, ANN201
+def augment(
+    images, index, colourful, noise, seed, epoch, step, purpose, per_batch, work, x, size, margin, lane, m, pixels
+):
     """Put augmented images, (b,) of one network, into its lane; `per_batch` draws colour and noise once for all."""
-    framed = np.zeros((size + 3) * (size + 3) * 3, np.float32)
-    shared = np.empty(len(_LOW) + 1)
-    share = np.empty(len(_LOW) + 1)
-    _draw(seed, epoch, step, 0, shared)
+    framed = np.zeros((size + 3) * (size + 3) * 3, work.dtype)
+    shared, share = np.empty(len(_LOW) + 1), np.empty(len(_LOW) + 1)
+    _draw(seed, epoch, step, purpose, 0, shared)
     for b in range(len(index)):
-        _draw(seed, epoch, step, b, share)
+        _draw(seed, epoch, step, purpose, b, share)
         if per_batch:
             share[_BRIGHTNESS : _NOISE + 1] = shared[_BRIGHTNESS : _NOISE + 1]
         _frame(images[index[b]], size, framed)
         _move(framed, size, share, pixels)
         _colour(pixels, size, share, colourful)
-        start = np.int64(share[len(_LOW)])
-        for k in range(len(pixels)):
-            value = current(pixels, k) + np.float32(share[_NOISE]) * _get(noise, start + k)
-            value = np.float32(0) if value < np.float32(0) else value
-            _put(pixels, k, np.float32(1) if value > np.float32(1) else value)
+        _add_noise(pixels, like(pixels[0], share[_NOISE]), noise, np.int64(share[len(_LOW)]))
         place_image(pixels, work, x, b, size, margin, lane, m)
 
 
 @compiled
-def _draw(seed, epoch, step, b, share):  # noqa: ANN001, ANN202
+def _draw(seed, epoch, step, purpose, b, share):
     """Draw one image's augmentation: as `population.draws.augmentation`, twelve words an image."""
     words = len(_LOW) + 1
     for block in range(words // 4):
-        four = philox(b * (words // 4) + block, step, epoch, _AUGMENTATION, seed)
+        four = philox(b * (words // 4) + block, step, epoch, purpose, seed)
         for k in range(4):
             place = 4 * block + k
             if place == words - 1:
@@ -79,46 +76,39 @@ def _draw(seed, epoch, step, b, share):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _frame(source, size, framed):  # noqa: ANN001, ANN202
+def _frame(source, size, framed):
     """Copy an image into a frame of zeros, one pixel before it and two behind, in [0, 1]."""
     width = (size + 3) * 3
     for y in range(size):
         for k in range(size * 3):
-            framed[(y + 1) * width + 3 + k] = np.float32(source[y * size * 3 + k]) / np.float32(255)
+            framed[(y + 1) * width + 3 + k] = like(framed[0], source[y * size * 3 + k]) / like(framed[0], 255.0)
 
 
 @compiled
-def _move(framed, size, share, pixels):  # noqa: ANN001, ANN202
+def _move(framed, size, share, pixels):
     """Zoom, shear, turn and shift about the centre; zeros come in from outside."""
     cos, sin = math.cos(share[_ROTATION]), math.sin(share[_ROTATION])
     shear_x, shear_y, zoom = math.tan(share[_SHEAR_X]), math.tan(share[_SHEAR_Y]), share[_ZOOM]
     xx, xy = (cos - sin * shear_y) / zoom, (cos * shear_x - sin) / zoom
     yx, yy = (sin + cos * shear_y) / zoom, (sin * shear_x + cos) / zoom
-    shift = size / 32
-    centre = (size - 1) / 2
+    shift, centre, one = size / 32, (size - 1) / 2, framed[0]
     for y in range(size):
         # Positions are offset by one pixel, the frame, so that what lies outside falls onto its zeros.
-        x0 = np.float32(xy * (y - centre) - xx * centre - share[_SHIFT_X] * shift + centre + 1)
-        y0 = np.float32(yy * (y - centre) - yx * centre - share[_SHIFT_Y] * shift + centre + 1)
-        _move_row(framed, size, x0, y0, np.float32(xx), np.float32(yx), pixels, y * size * 3)
+        x0 = like(one, xy * (y - centre) - xx * centre - share[_SHIFT_X] * shift + centre + 1)
+        y0 = like(one, yy * (y - centre) - yx * centre - share[_SHIFT_Y] * shift + centre + 1)
+        _move_row(framed, size, x0, y0, like(one, xx), like(one, yx), pixels, y * size * 3)
 
 
 _move_get, _move_put = streams("move")
 
 
 @compiled
-def _move_row(framed, size, x0, y0, dx, dy, pixels, target):  # noqa: ANN001, ANN202
-    last = np.float32(size + 1)
+def _move_row(framed, size, x0, y0, dx, dy, pixels, target):
     width = size + 3
     for x in range(size):
-        column = x0 + np.float32(x) * dx
-        row = y0 + np.float32(x) * dy
-        column = np.float32(0) if column < np.float32(0) else column
-        column = last if column > last else column
-        row = np.float32(0) if row < np.float32(0) else row
-        row = last if row > last else row
+        column, row = _within(x0 + like(x0, x) * dx, size), _within(y0 + like(x0, x) * dy, size)
         left, top = np.int32(column), np.int32(row)
-        right_part, lower_part = column - np.float32(left), row - np.float32(top)
+        right_part, lower_part = column - like(x0, left), row - like(x0, top)
         place = np.int64(top * width + left) * 3
         for c in range(3):
             upper_left, upper_right = _move_get(framed, place + c), _move_get(framed, place + 3 + c)
@@ -130,64 +120,77 @@ def _move_row(framed, size, x0, y0, dx, dy, pixels, target):  # noqa: ANN001, AN
 
 
 @compiled
-def _colour(pixels, size, share, colourful):  # noqa: ANN001, ANN202
+def _within(position, size):
+    first, last = like(position, 0.0), like(position, size + 1)
+    position = first if position < first else position
+    return last if position > last else position
+
+
+@compiled
+def _colour(pixels, size, share, colourful):
     """Change brightness, contrast about the channel means, hue and saturation."""
-    count = size * size
-    mean = np.zeros(3)
-    brightness, contrast = np.float32(share[_BRIGHTNESS]), np.float32(share[_CONTRAST])
+    count, one = size * size, pixels[0]
+    brightness, contrast = like(one, share[_BRIGHTNESS]), like(one, share[_CONTRAST])
+    means = np.zeros(3)
     for pixel in range(count):
         for c in range(3):
             pixels[pixel * 3 + c] += brightness
-            mean[c] += pixels[pixel * 3 + c]
+            means[c] += pixels[pixel * 3 + c]
     for c in range(3):
-        mean[c] /= count
-    m0, m1, m2 = np.float32(mean[0]), np.float32(mean[1]), np.float32(mean[2])
-    for pixel in range(count):
-        pixels[pixel * 3] = (pixels[pixel * 3] - m0) * contrast + m0
-        pixels[pixel * 3 + 1] = (pixels[pixel * 3 + 1] - m1) * contrast + m1
-        pixels[pixel * 3 + 2] = (pixels[pixel * 3 + 2] - m2) * contrast + m2
+        mean = like(one, means[c] / count)
+        for pixel in range(count):
+            pixels[pixel * 3 + c] = (pixels[pixel * 3 + c] - mean) * contrast + mean
     if colourful:
-        _turn_colours(pixels, count, np.float32(share[_HUE]), np.float32(share[_SATURATION]))
+        _turn_colours(pixels, count, like(one, share[_HUE]), like(one, share[_SATURATION]))
 
 
 _hue_get, _hue_put = streams("hue")
 
 
 @compiled
-def _turn_colours(pixels, count, hue, saturation):  # noqa: ANN001, ANN202
+def _turn_colours(pixels, count, hue, saturation):
     """Turn the hue and scale the saturation of each pixel; the formula of `population.augment.turn_colours`."""
-    zero, one = np.float32(0), np.float32(1)
     for pixel in range(count):
         red, green, blue = current(pixels, pixel * 3), current(pixels, pixel * 3 + 1), current(pixels, pixel * 3 + 2)
+        zero, one = like(red, 0.0), like(red, 1.0)
         value = red if red > green else green
         value = value if value > blue else blue
         low = red if red < green else green
         low = low if low < blue else blue
         chroma = value - low
         safe = chroma if chroma > zero else one
-        by_red, by_green = (green - blue) / safe, np.float32(2) + (blue - red) / safe
-        by_blue = np.float32(4) + (red - green) / safe
+        by_red, by_green = (green - blue) / safe, like(red, 2.0) + (blue - red) / safe
+        by_blue = like(red, 4.0) + (red - green) / safe
         sixths = by_red if value == red else (by_green if value == green else by_blue)
-        sixths = sixths + np.float32(6) * hue
+        sixths = sixths + like(red, 6.0) * hue
         top = value if value > zero else zero
         chroma = chroma * saturation
         chroma = chroma if chroma < top else top
-        _hue_put(pixels, pixel * 3, _shade(value, chroma, sixths + np.float32(5)))
-        _hue_put(pixels, pixel * 3 + 1, _shade(value, chroma, sixths + np.float32(3)))
-        _hue_put(pixels, pixel * 3 + 2, _shade(value, chroma, sixths + np.float32(1)))
+        _hue_put(pixels, pixel * 3, _shade(value, chroma, sixths + like(red, 5.0)))
+        _hue_put(pixels, pixel * 3 + 1, _shade(value, chroma, sixths + like(red, 3.0)))
+        _hue_put(pixels, pixel * 3 + 2, _shade(value, chroma, sixths + like(red, 1.0)))
 
 
 @compiled
-def _shade(value, chroma, place):  # noqa: ANN001, ANN202
-    place = place - np.float32(6) * np.float32(math.floor(place / np.float32(6)))
-    other = np.float32(4) - place
+def _shade(value, chroma, place):
+    place = place - like(place, 6.0) * like(place, math.floor(place / like(place, 6.0)))
+    other = like(place, 4.0) - place
     share = place if place < other else other
-    share = np.float32(0) if share < np.float32(0) else share
-    return value - chroma * (np.float32(1) if share > np.float32(1) else share)
+    share = like(place, 0.0) if share < like(place, 0.0) else share
+    return value - chroma * (like(place, 1.0) if share > like(place, 1.0) else share)
 
 
 @compiled
-def drop_out(dropout, seed, epoch, step, count, units, lane, m):  # noqa: ANN001, ANN201
+def _add_noise(pixels, deviation, noise, start):
+    zero, one = like(deviation, 0.0), like(deviation, 1.0)
+    for k in range(len(pixels)):
+        value = current(pixels, k) + deviation * like(deviation, _get(noise, start + k))
+        value = zero if value < zero else value
+        _put(pixels, k, one if value > one else value)
+
+
+@compiled
+def drop_out(dropout, seed, epoch, step, count, units, lane, m):
     """Draw one network's dropout of a step, 0 or 2 per image and unit: as `population.draws.dropout_mask`."""
     words = (units + 31) // 32
     for block in range((count * words + 3) // 4):

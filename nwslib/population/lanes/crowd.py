@@ -50,7 +50,9 @@ class Crowd:
         """
         leaving = {id(one): self._taken_out(k) for k, one in enumerate(self.members)}
         self.members = members
-        self._state = plan.state(self.layout, self._size, self.batch, plan.lanes_for(len(members)), self._type, self.options)
+        self._state = plan.state(
+            self.layout, self._size, self.batch, plan.lanes_for(len(members)), self._type, self.options
+        )
         self._orders = np.zeros((len(members), max(one.steps_per_epoch for one in members) * self.batch), np.int64)
         for k, one in enumerate(members):
             if id(one) in leaving:
@@ -70,7 +72,9 @@ class Crowd:
         columns = [_columns(flat, self.layout, state.m)[:, place].copy() for flat in (state.weights, state.a, state.v)]
         return *columns, self._orders[place], state.lanes[place].copy()
 
-    def _put_in(self, place: int, weights: np.ndarray, a: np.ndarray, v: np.ndarray, order: np.ndarray, lane: np.void) -> None:
+    def _put_in(
+        self, place: int, weights: np.ndarray, a: np.ndarray, v: np.ndarray, order: np.ndarray, lane: np.void
+    ) -> None:
         state = self._state
         for flat, column in zip((state.weights, state.a, state.v), (weights, a, v), strict=True):
             _columns(flat, self.layout, state.m)[:, place] = column
@@ -131,15 +135,15 @@ class Crowd:
         self._orders[place, : len(order)] = one.train[order].numpy()
         lane["epoch"], lane["step"], lane["correct"], lane["loss"] = one.epoch, 0, 0, 0
 
-    def step(self, most: int = 1) -> None:
-        """Take optimiser steps with every network: as many as asked for, unless one ends its epoch before.
+    def step(self) -> None:
+        """Take one optimiser step with every network."""
+        self._run(1)
 
-        Parameters
-        ----------
-        most
-            Steps to take at most.
-        """
-        steps = min(most, *(one.steps_per_epoch - one.step for one in self.members))
+    def advance(self) -> None:
+        """Train on for a moment: some steps, unless a network ends its epoch before."""
+        self._run(min(STEPS, *(one.steps_per_epoch - one.step for one in self.members)))
+
+    def _run(self, steps: int) -> None:
         per_batch = "colour_per_batch" in self.options
         program.run(self._state, self._images, self._orders, len(self.members), steps, self.batch, per_batch)
         for one in self.members:
@@ -166,16 +170,26 @@ class Crowd:
             Validation and test accuracy of each.
         """
         members = [self.members[place] for place in places]
-        lists = [torch.cat((one.valid, one.test)).numpy() for one in members]
-        index = np.zeros((len(lists), max(map(len, lists))), np.int64)
-        for k, one in enumerate(lists):
-            index[k, : len(one)] = one
+        lists = [[self._filled(part.numpy()) for part in (one.valid, one.test)] for one in members]
+        index = np.zeros((len(lists), max(len(valid) + len(test) for valid, test in lists)), np.int64)
+        for k, parts in enumerate(lists):
+            joined = np.concatenate(parts)
+            index[k, : len(joined)] = joined
         state = self._evaluated(places)
         right = np.zeros((index.shape[1], state.m), np.bool_)
-        program.evaluate(state, self._images, index, right, self.batch)
-        ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members]
-        valid = [float(right[:end, k].mean()) for k, (end, _) in enumerate(ends)]
-        return valid, [float(right[start:end, k].mean()) for k, (start, end) in enumerate(ends)]
+        options = ("batch_statistics" in self.options, "augmented_evaluation" in self.options)
+        program.evaluate(state, self._images, index, right, self.batch, *options)
+        valid, test = [], []
+        for k, (one, (first, _)) in enumerate(zip(members, lists, strict=True)):
+            valid.append(float(right[: len(one.valid), k].mean()))
+            test.append(float(right[len(first) : len(first) + len(one.test), k].mean()))
+        return valid, test
+
+    def _filled(self, index: np.ndarray) -> np.ndarray:
+        """Fill the last batch up with the first images, where statistics of a batch count, so that all are whole."""
+        if "batch_statistics" not in self.options:
+            return index
+        return np.resize(index, -(-len(index) // self.batch) * self.batch)
 
     def _evaluated(self, places: list[int]) -> program.State:
         """Give buffers that hold just these networks: a few that are due need not wait for the width of all."""

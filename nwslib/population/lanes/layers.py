@@ -5,6 +5,8 @@ Every buffer is flat. Feature maps have the axes ``b y x c m`` with m innermost;
 zeros left and right of the image: its *margin*.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nwslib.population.lanes.arithmetic import compiled, elu, like, relu, sigmoid, tanh
@@ -20,13 +22,13 @@ choice batch product vectors back_product back_vectors"""
 _DENSE = """inputs outputs kernel bias beta gamma mean variance x z y dz dy dx turned batch first_unit product vectors
 back_product back_vectors"""
 
-#: One layer: its sizes; where its tensors are in the weight vector (times m), its buffers in the workspace; its products.
+#: One layer: its sizes; where its tensors are in the weight vector (times m), its buffers in the workspace; products.
 CONVOLUTION = np.dtype([(name, np.int64) for name in _CONVOLUTION.split()])
 DENSE = np.dtype([(name, np.int64) for name in _DENSE.split()])
 
 
 @compiled
-def convolve(layer, work, weights, count, m, biased):  # noqa: ANN001, ANN201
+def convolve(layer, work, weights, count, m, biased):
     """Fill z from x; with the bias only where asked for, since the batch norm behind takes it away again."""
     size, margin, item = layer.size, layer.filter // 2, work.itemsize
     x_pixel, z_pixel = layer.inputs * m * item, layer.outputs * m * item
@@ -47,7 +49,7 @@ def convolve(layer, work, weights, count, m, biased):  # noqa: ANN001, ANN201
 
 
 @compiled
-def convolve_backward(layer, work, weights, gradient, count, m):  # noqa: ANN001, ANN201
+def convolve_backward(layer, work, weights, gradient, count, m):
     """Fill the kernel's gradient, and dx where the layer has one, from dz and x."""
     size, margin, item = layer.size, layer.filter // 2, work.itemsize
     x_pixel, z_pixel = layer.inputs * m * item, layer.outputs * m * item
@@ -70,7 +72,7 @@ def convolve_backward(layer, work, weights, gradient, count, m):  # noqa: ANN001
 
 
 @compiled
-def bias_gradient(layer, work, gradient, count, m):  # noqa: ANN001, ANN201
+def bias_gradient(layer, work, gradient, count, m):
     """Fill the gradient of the bias in front of a batch norm: what rounding leaves of an exact zero."""
     size, margin, joint = layer.size, layer.filter // 2, layer.outputs * m
     sums = np.zeros(joint)
@@ -80,7 +82,7 @@ def bias_gradient(layer, work, gradient, count, m):  # noqa: ANN001, ANN201
 
 
 @compiled
-def _convolve_turned(layer, work, count, m):  # noqa: ANN001, ANN202
+def _convolve_turned(layer, work, count, m):
     size, margin, item = layer.size, layer.filter // 2, work.itemsize
     x_pixel, z_pixel = layer.inputs * m * item, layer.outputs * m * item
     z_row, taps = z_pixel * (size + 2 * margin), layer.filter * layer.outputs
@@ -101,7 +103,7 @@ _turn_get, _turn_put = streams("turn")
 
 
 @compiled
-def _turn(layer, work, weights, m):  # noqa: ANN001, ANN202
+def _turn(layer, work, weights, m):
     """Turn the kernel by half a circle and exchange its channels: ky kx i o m becomes ky kx o i m."""
     taps, start = layer.filter * layer.filter, layer.kernel * m
     for tap in range(taps):
@@ -110,7 +112,7 @@ def _turn(layer, work, weights, m):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _exchange(weights, start, work, to, inputs, outputs, m):  # noqa: ANN001, ANN202
+def _exchange(weights, start, work, to, inputs, outputs, m):
     for i in range(inputs):
         for o in range(outputs):
             for lane in range(m):
@@ -119,7 +121,7 @@ def _exchange(weights, start, work, to, inputs, outputs, m):  # noqa: ANN001, AN
 
 
 @compiled
-def dense(layer, work, weights, count, m):  # noqa: ANN001, ANN201
+def dense(layer, work, weights, count, m):
     """Fill z from x: product and bias."""
     item = work.itemsize
     x_image, z_image = layer.inputs * m * item, layer.outputs * m * item
@@ -132,7 +134,7 @@ def dense(layer, work, weights, count, m):  # noqa: ANN001, ANN201
 
 
 @compiled
-def dense_backward(layer, work, weights, gradient, count, m):  # noqa: ANN001, ANN201
+def dense_backward(layer, work, weights, gradient, count, m):
     """Fill the gradients of kernel and bias, and dx, from dz and x."""
     item = work.itemsize
     x_image, z_image = layer.inputs * m * item, layer.outputs * m * item
@@ -157,7 +159,7 @@ _fill_get, _fill_put = streams("fill")
 
 
 @compiled
-def _fill(work, start, pixels, joint, weights, source):  # noqa: ANN001, ANN202
+def _fill(work, start, pixels, joint, weights, source):
     for pixel in range(pixels):
         for j in range(joint):
             _fill_put(work, start + pixel * joint + j, _fill_get(weights, source + j))
@@ -167,7 +169,7 @@ _sum_get, _sum_put = streams("sum")
 
 
 @compiled
-def _add_columns(x, start, rows, pixels, row, joint, sums):  # noqa: ANN001, ANN202
+def _add_columns(x, start, rows, pixels, row, joint, sums):
     """Add up each joint place over rows of pixels: a row in the type of x, the rows in float64."""
     partial = np.empty(joint, x.dtype)
     for r in range(rows):
@@ -185,7 +187,7 @@ _square_get, _square_put = streams("square")
 
 
 @compiled
-def _add_squares(x, start, rows, pixels, joint, mean, sums):  # noqa: ANN001, ANN202
+def _add_squares(x, start, rows, pixels, joint, mean, sums):
     partial = np.empty(joint, x.dtype)
     for r in range(rows):
         partial[:] = 0
@@ -199,7 +201,7 @@ def _add_squares(x, start, rows, pixels, joint, mean, sums):  # noqa: ANN001, AN
 
 
 @compiled
-def batch_statistics(work, start, rows, pixels, joint, batch):  # noqa: ANN001, ANN201
+def batch_statistics(work, start, rows, pixels, joint, batch):
     """Put mean, biased variance and 1 / root of it, each of the joint axis's length, into the workspace at `batch`."""
     count = rows * pixels
     sums = np.zeros(joint)
@@ -216,7 +218,7 @@ def batch_statistics(work, start, rows, pixels, joint, batch):  # noqa: ANN001, 
 
 
 @compiled
-def stored_statistics(layer, work, weights, m):  # noqa: ANN001, ANN201
+def stored_statistics(layer, work, weights, m):
     """Put the moving statistics where `batch_statistics` puts those of a batch."""
     joint = layer.outputs * m
     for j in range(joint):
@@ -227,7 +229,7 @@ def stored_statistics(layer, work, weights, m):  # noqa: ANN001, ANN201
 
 
 @compiled
-def move_statistics(layer, work, weights, m):  # noqa: ANN001, ANN201
+def move_statistics(layer, work, weights, m):
     """Move the moving statistics a tenth of the way to those of the batch."""
     joint = layer.outputs * m
     for k, kind in enumerate((layer.mean, layer.variance)):
@@ -237,7 +239,7 @@ def move_statistics(layer, work, weights, m):  # noqa: ANN001, ANN201
 
 
 @compiled
-def normalize_maps(layer, work, weights, choice, count, m):  # noqa: ANN001, ANN201
+def normalize_maps(layer, work, weights, choice, count, m):
     """Fill y from z: normalise, then keep the largest of each 2x2 pixels where the layer is pooled."""
     size, joint = layer.size, layer.outputs * m
     side = size // 2 if layer.pooled else size
@@ -247,15 +249,20 @@ def normalize_maps(layer, work, weights, choice, count, m):  # noqa: ANN001, ANN
         for y in range(side):
             target = layer.y + ((b * side + y) * width + layer.y_margin) * joint
             if layer.pooled:
-                source, chosen = layer.z + (b * size + 2 * y) * size * joint, layer.choice + (b * side + y) * side * joint
-                _pool_row(work, source, size, side, joint, layer.batch, scale, weights, layer.beta * m, target, choice, chosen)
+                source, chosen = (
+                    layer.z + (b * size + 2 * y) * size * joint,
+                    layer.choice + (b * side + y) * side * joint,
+                )
+                _pool_row(
+                    work, source, size, side, joint, layer.batch, scale, weights, layer.beta * m, target, choice, chosen
+                )
             else:
                 source = layer.z + (b * size + y) * size * joint
                 _normalize_row(work, source, side, joint, layer.batch, scale, weights, layer.beta * m, target)
 
 
 @compiled
-def _scale(layer, work, weights, joint, m):  # noqa: ANN001, ANN202
+def _scale(layer, work, weights, joint, m):
     scale = np.empty(joint, work.dtype)
     for j in range(joint):
         scale[j] = weights[layer.gamma * m + j] * work[layer.batch + 2 * joint + j]
@@ -266,7 +273,7 @@ _pool_get, _pool_put = streams("pool")
 
 
 @compiled
-def _pool_row(work, source, size, side, joint, mean, scale, weights, beta, target, choice, chosen):  # noqa: ANN001, ANN202
+def _pool_row(work, source, size, side, joint, mean, scale, weights, beta, target, choice, chosen):
     below = size * joint
     for x in range(side):
         for j in range(joint):
@@ -290,7 +297,7 @@ _norm_get, _norm_put = streams("norm")
 
 
 @compiled
-def _normalize_row(work, source, pixels, joint, mean, scale, weights, beta, target):  # noqa: ANN001, ANN202
+def _normalize_row(work, source, pixels, joint, mean, scale, weights, beta, target):
     for x in range(pixels):
         for j in range(joint):
             value = (_norm_get(work, source + x * joint + j) - _norm_get(work, mean + j)) * _norm_get(scale, j)
@@ -298,7 +305,7 @@ def _normalize_row(work, source, pixels, joint, mean, scale, weights, beta, targ
 
 
 @compiled
-def normalize_units(layer, work, weights, dropout, units, count, m, dropped):  # noqa: ANN001, ANN201
+def normalize_units(layer, work, weights, dropout, units, count, m, dropped):
     """Fill y from z: normalise, then drop units out where asked for."""
     joint = layer.outputs * m
     scale = _scale(layer, work, weights, joint, m)
@@ -313,7 +320,7 @@ _multiply_get, _multiply_put = streams("multiply")
 
 
 @compiled
-def _multiply(work, start, other, place, count):  # noqa: ANN001, ANN202
+def _multiply(work, start, other, place, count):
     for j in range(count):
         _multiply_put(work, start + j, current(work, start + j) * _multiply_get(other, place + j))
 
@@ -322,7 +329,7 @@ _back_get, _back_put = streams("back")
 
 
 @compiled
-def normalize_maps_backward(layer, work, weights, gradient, choice, count, m):  # noqa: ANN001, ANN201
+def normalize_maps_backward(layer, work, weights, gradient, choice, count, m):
     """Fill dz, with its margin, and the gradients of gamma and beta, from dy (of the value before the activation)."""
     size, joint = layer.size, layer.outputs * m
     side, margin = size // 2 if layer.pooled else size, layer.filter // 2
@@ -355,7 +362,7 @@ def normalize_maps_backward(layer, work, weights, gradient, choice, count, m):  
 
 
 @compiled
-def normalize_units_backward(layer, work, weights, gradient, dropout, units, count, m):  # noqa: ANN001, ANN201
+def normalize_units_backward(layer, work, weights, gradient, dropout, units, count, m):
     """Fill dz (of the activated value) and the gradients of gamma and beta, from dy (of the value after dropout)."""
     joint = layer.outputs * m
     sums, products = np.zeros(joint), np.zeros(joint)
@@ -372,13 +379,11 @@ def normalize_units_backward(layer, work, weights, gradient, dropout, units, cou
     scale, shift, slope = _back_coefficients(layer, work, weights, gradient, count, m, sums, products)
     for b in range(count):
         place = b * joint
-        _plain_dz(
-            work, layer.z + place, 1, joint, layer.batch, layer.dy + place, scale, shift, slope, layer.dz + place
-        )
+        _plain_dz(work, layer.z + place, 1, joint, layer.batch, layer.dy + place, scale, shift, slope, layer.dz + place)
 
 
 @compiled
-def _back_coefficients(layer, work, weights, gradient, count, m, sums, products):  # noqa: ANN001, ANN202
+def _back_coefficients(layer, work, weights, gradient, count, m, sums, products):
     """Give a, b, c of dz = a * dy - b - c * (z - mean), and store the gradients of beta and gamma."""
     joint = layer.outputs * m
     scale = _scale(layer, work, weights, joint, m)
@@ -393,7 +398,7 @@ def _back_coefficients(layer, work, weights, gradient, count, m, sums, products)
 
 
 @compiled
-def _plain_sums(work, source, pixels, joint, mean, dy, part, product_part):  # noqa: ANN001, ANN202
+def _plain_sums(work, source, pixels, joint, mean, dy, part, product_part):
     for x in range(pixels):
         for j in range(joint):
             g = _back_get(work, dy + x * joint + j)
@@ -403,7 +408,7 @@ def _plain_sums(work, source, pixels, joint, mean, dy, part, product_part):  # n
 
 
 @compiled
-def _pooled_sums(work, source, size, side, joint, mean, dy, choice, chosen, part, product_part):  # noqa: ANN001, ANN202
+def _pooled_sums(work, source, size, side, joint, mean, dy, choice, chosen, part, product_part):
     below = size * joint
     for x in range(side):
         for j in range(joint):
@@ -420,7 +425,7 @@ _dz_get, _dz_put = streams("dz")
 
 
 @compiled
-def _plain_dz(work, source, pixels, joint, mean, dy, scale, shift, slope, target):  # noqa: ANN001, ANN202
+def _plain_dz(work, source, pixels, joint, mean, dy, scale, shift, slope, target):
     for x in range(pixels):
         for j in range(joint):
             centred = _dz_get(work, source + x * joint + j) - _dz_get(work, mean + j)
@@ -429,7 +434,7 @@ def _plain_dz(work, source, pixels, joint, mean, dy, scale, shift, slope, target
 
 
 @compiled
-def _pooled_dz(work, source, size, side, joint, mean, dy, choice, chosen, scale, shift, slope, target, row):  # noqa: ANN001, ANN202
+def _pooled_dz(work, source, size, side, joint, mean, dy, choice, chosen, scale, shift, slope, target, row):
     for half in range(2):
         for x in range(2 * side):
             number = np.uint8(2 * half + x % 2)
@@ -445,81 +450,100 @@ def _pooled_dz(work, source, size, side, joint, mean, dy, choice, chosen, scale,
 
 
 @compiled
-def activate(work, start, rows, row, pixels, joint, kinds, present):  # noqa: ANN001, ANN201
+def activate(work, start, rows, row, pixels, joint, kinds, present):
     """Apply to each network its activation, in place; `kinds` says which at each joint place, `present` which occur."""
     alone = present.sum() == 1
     for r in range(rows):
-        for kind in range(len(present)):
-            if present[kind] and alone:
-                _map(work, start + r * row, pixels * joint, kind)
-            elif present[kind]:
-                _map_some(work, start + r * row, pixels, joint, kinds, kind)
-
-
-@compiled
-def _activation(x, kind):  # noqa: ANN001, ANN202
-    if kind == _RELU:
-        return relu(x)
-    if kind == _ELU:
-        return elu(x)
-    return sigmoid(x) if kind == _SIGMOID else tanh(x)
+        place = start + r * row
+        # One loop for each function: a choice inside the loop would keep it from becoming vector instructions.
+        if present[_RELU]:
+            _map_relu(work, place, pixels, joint, kinds, _RELU, alone)
+        if present[_ELU]:
+            _map_elu(work, place, pixels, joint, kinds, _ELU, alone)
+        if present[_SIGMOID]:
+            _map_sigmoid(work, place, pixels, joint, kinds, _SIGMOID, alone)
+        if present[_TANH]:
+            _map_tanh(work, place, pixels, joint, kinds, _TANH, alone)
 
 
 _map_get, _map_put = streams("map")
 
 
-@compiled
-def _map(work, start, count, kind):  # noqa: ANN001, ANN202
-    for j in range(count):
-        _map_put(work, start + j, _activation(current(work, start + j), kind))
+def _mapping(function: Callable) -> Callable:
+    @compiled
+    def _map(work, start, pixels, joint, kinds, kind, alone):
+        if alone:
+            for j in range(pixels * joint):
+                _map_put(work, start + j, function(current(work, start + j)))
+            return
+        for x in range(pixels):
+            for j in range(joint):
+                value = current(work, start + x * joint + j)
+                changed = function(value)
+                _map_put(work, start + x * joint + j, changed if _map_get(kinds, j) == kind else value)
+
+    return _map
+
+
+_map_relu, _map_elu, _map_sigmoid, _map_tanh = (_mapping(function) for function in (relu, elu, sigmoid, tanh))
 
 
 @compiled
-def _map_some(work, start, pixels, joint, kinds, kind):  # noqa: ANN001, ANN202
-    for x in range(pixels):
-        for j in range(joint):
-            value = current(work, start + x * joint + j)
-            changed = _activation(value, kind)
-            _map_put(work, start + x * joint + j, changed if _map_get(kinds, j) == kind else value)
-
-
-@compiled
-def activate_backward(work, dy, y, rows, row, pixels, joint, kinds, present):  # noqa: ANN001, ANN201
+def activate_backward(work, dy, y, rows, row, pixels, joint, kinds, present):
     """Multiply dy by the slope of each network's activation, found from its value y, whose rows are `row` apart."""
     alone = present.sum() == 1
     for r in range(rows):
         to, place = dy + r * pixels * joint, y + r * row
-        for kind in range(len(present)):
-            if present[kind] and alone:
-                _map_slope(work, to, place, pixels * joint, kind)
-            elif present[kind]:
-                _map_some_slope(work, to, place, pixels, joint, kinds, kind)
-
-
-@compiled
-def _slope(y, kind):  # noqa: ANN001, ANN202
-    zero, one = like(y, 0.0), like(y, 1.0)
-    if kind == _RELU:
-        return one if y > zero else zero
-    if kind == _ELU:
-        return (y if y < zero else zero) + one
-    return y * (one - y) if kind == _SIGMOID else one - y * y
+        if present[_RELU]:
+            _slope_relu(work, to, place, pixels, joint, kinds, _RELU, alone)
+        if present[_ELU]:
+            _slope_elu(work, to, place, pixels, joint, kinds, _ELU, alone)
+        if present[_SIGMOID]:
+            _slope_sigmoid(work, to, place, pixels, joint, kinds, _SIGMOID, alone)
+        if present[_TANH]:
+            _slope_tanh(work, to, place, pixels, joint, kinds, _TANH, alone)
 
 
 _slope_get, _slope_put = streams("slope")
 
 
-@compiled
-def _map_slope(work, dy, y, count, kind):  # noqa: ANN001, ANN202
-    for j in range(count):
-        _slope_put(work, dy + j, current(work, dy + j) * _slope(_slope_get(work, y + j), kind))
+def _sloping(slope: Callable) -> Callable:
+    @compiled
+    def _map(work, dy, y, pixels, joint, kinds, kind, alone):
+        if alone:
+            for j in range(pixels * joint):
+                _slope_put(work, dy + j, current(work, dy + j) * slope(_slope_get(work, y + j)))
+            return
+        for x in range(pixels):
+            for j in range(joint):
+                place = x * joint + j
+                g = current(work, dy + place)
+                changed = g * slope(_slope_get(work, y + place))
+                _slope_put(work, dy + place, changed if _slope_get(kinds, j) == kind else g)
+
+    return _map
 
 
 @compiled
-def _map_some_slope(work, dy, y, pixels, joint, kinds, kind):  # noqa: ANN001, ANN202
-    for x in range(pixels):
-        for j in range(joint):
-            place = x * joint + j
-            g = current(work, dy + place)
-            changed = g * _slope(_slope_get(work, y + place), kind)
-            _slope_put(work, dy + place, changed if _slope_get(kinds, j) == kind else g)
+def _relu_slope(y):
+    return like(y, 1.0) if y > like(y, 0.0) else like(y, 0.0)
+
+
+@compiled
+def _elu_slope(y):
+    return (y if y < like(y, 0.0) else like(y, 0.0)) + like(y, 1.0)
+
+
+@compiled
+def _sigmoid_slope(y):
+    return y * (like(y, 1.0) - y)
+
+
+@compiled
+def _tanh_slope(y):
+    return like(y, 1.0) - y * y
+
+
+_slope_relu, _slope_elu, _slope_sigmoid, _slope_tanh = (
+    _sloping(slope) for slope in (_relu_slope, _elu_slope, _sigmoid_slope, _tanh_slope)
+)

@@ -25,8 +25,8 @@ def streams(name: str) -> tuple[Callable, Callable]:
     """
 
     @intrinsic
-    def get(typingctx, array, place):  # noqa: ANN001
-        def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def get(typingctx, array, place):
+        def generate(context, builder, signature, arguments):
             loaded = builder.load(_address(context, builder, signature, arguments))
             _mark(builder, loaded, name, "alias.scope")
             return loaded
@@ -34,8 +34,8 @@ def streams(name: str) -> tuple[Callable, Callable]:
         return array.dtype(array, types.intp), generate
 
     @intrinsic
-    def put(typingctx, array, place, value):  # noqa: ANN001
-        def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def put(typingctx, array, place, value):
+        def generate(context, builder, signature, arguments):
             stored = context.cast(builder, arguments[2], signature.args[2], array.dtype)
             written = builder.store(stored, _address(context, builder, signature, arguments))
             _mark(builder, written, name, "noalias")
@@ -47,27 +47,27 @@ def streams(name: str) -> tuple[Callable, Callable]:
 
 
 @intrinsic
-def current(typingctx, array, place):  # noqa: ANN001
+def current(typingctx, array, place):
     """Load a number that the same loop writes: without the promise of `streams`."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def generate(context, builder, signature, arguments):
         return builder.load(_address(context, builder, signature, arguments))
 
     return array.dtype(array, types.intp), generate
 
 
 @intrinsic
-def address(typingctx, array):  # noqa: ANN001
+def address(typingctx, array):
     """Give the address of an array's first number."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def generate(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         return builder.ptrtoint(data, ir.IntType(64))
 
     return types.intp(array), generate
 
 
-def _address(context, builder, signature, arguments) -> ir.Value:  # noqa: ANN001
+def _address(context, builder, signature, arguments) -> ir.Value:
     data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     return builder.gep(data, [arguments[1]])
 

@@ -100,6 +100,13 @@ def state(
     )
 
 
+def workspace_bytes(layout: Layout, size: int, batch: int, m: int, dtype: np.dtype) -> int:
+    """Give the size of a crowd's largest buffer: feature maps and their gradients."""
+    work = _Workspace()
+    _dense_layers(layout, batch, m, dtype, work, _convolutions(layout, size, batch, m, dtype, work, _Workspace()))
+    return work.size * dtype.itemsize
+
+
 def _convolutions(
     layout: Layout, size: int, batch: int, m: int, dtype: np.dtype, work: _Workspace, choice: _Workspace
 ) -> np.ndarray:
@@ -112,7 +119,9 @@ def _convolutions(
         margin, pooled = filter_size // 2, blocks[number + 1] != blocks[number]
         side = size // 2 if pooled else size
         y_margin = margin if number + 1 < len(kernels) else 0
-        _fill(layer, _places(layout, kernel), size=size, inputs=inputs, outputs=outputs, filter=filter_size, pooled=pooled)
+        _fill(
+            layer, _places(layout, kernel), size=size, inputs=inputs, outputs=outputs, filter=filter_size, pooled=pooled
+        )
         padded = (size + 2 * margin) * size * batch * m
         layer["x"] = work.take(padded * inputs) if number == 0 else maps[number - 1]["y"]
         layer["y"] = work.take((side + 2 * y_margin) * side * batch * outputs * m)

@@ -6,8 +6,8 @@ holds W / M channels of M networks. One product serves every layer, forward and 
     c[r, j] (+)= sum over s1, s0 of a[r, s1, s0, j % M] * b[s1, s0, j]
 
 ``a`` is read as M numbers that repeat through the vector. Each number of the result is a sum of its own, added in one
-order by fused multiply-adds; how many networks share a vector, and how long the vector is, changes none of them. That is
-why a network trained here is the same, bit for bit, alone and in any crowd.
+order by fused multiply-adds; how many networks share a vector, and how long it is, changes none of them. That is why a
+network trained here is the same, bit for bit, alone and in any crowd.
 """
 
 import functools
@@ -30,6 +30,12 @@ def vector_bytes() -> int:
     """Give the length of this processor's vectors: 64 with AVX-512, 32 with AVX, else 16."""
     features = llvm.get_host_cpu_features()
     return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+
+
+@functools.cache
+def processor() -> str:
+    """Name this processor's kind."""
+    return f"{llvm.get_host_cpu_name()} {8 * vector_bytes()} bit"
 
 
 def vector_width(joint: int, dtype: np.dtype) -> int:
@@ -86,11 +92,11 @@ _libraries: list = []
 
 
 @intrinsic
-def call(typingctx, address, a, a_row, rows, b, c, c_row, vectors, n1, a1, b1, n0, a0, b0, add):  # noqa: ANN001, D417
+def call(typingctx, address, a, a_row, rows, b, c, c_row, vectors, n1, a1, b1, n0, a0, b0, add):
     """Call a compiled product: addresses and strides in bytes, counts, and whether to add to what is there."""
     signature = types.void(*[types.intp] * (1 + len(_ARGUMENTS)))
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001
+    def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.VoidType(), [_INT] * len(_ARGUMENTS)).as_pointer()
         builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
         return context.get_dummy_value()

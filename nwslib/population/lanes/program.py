@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nwslib.population import draws
 from nwslib.population.lanes import batches, layers
 from nwslib.population.lanes.arithmetic import compiled, expm1, like, power
 
@@ -49,7 +50,7 @@ class State(NamedTuple):
 
 
 @compiled
-def features(state, count, training):  # noqa: ANN001, ANN201
+def features(state, count, training):
     """Compute the convolutional part; normalise by the batch in training, else by the stored statistics."""
     work, weights, m = state.work, state.weights, state.m
     for number in range(len(state.maps)):
@@ -66,13 +67,13 @@ def features(state, count, training):  # noqa: ANN001, ANN201
 
 
 @compiled
-def _output_rows(layer, joint):  # noqa: ANN001, ANN202
+def _output_rows(layer, joint):
     side = layer.size // 2 if layer.pooled else layer.size
     return side, layer.y + layer.y_margin * joint, (side + 2 * layer.y_margin) * joint
 
 
 @compiled
-def outputs(state, count, training, dropped):  # noqa: ANN001, ANN201
+def outputs(state, count, training, dropped):
     """Compute the dense part, up to the logits in the last layer's z."""
     work, weights, m = state.work, state.weights, state.m
     for number in range(len(state.units)):
@@ -89,7 +90,7 @@ def outputs(state, count, training, dropped):  # noqa: ANN001, ANN201
 
 
 @compiled
-def backward(state, count):  # noqa: ANN001, ANN201
+def backward(state, count):
     """Fill the gradient of every weight from the gradient of the logits."""
     work, weights, gradient, m = state.work, state.weights, state.gradient, state.m
     for number in range(len(state.units) - 1, -1, -1):
@@ -111,7 +112,7 @@ def backward(state, count):  # noqa: ANN001, ANN201
 
 
 @compiled
-def cross_entropy(state, count):  # noqa: ANN001, ANN201
+def cross_entropy(state, count):
     """Put the gradient of each network's mean loss into the last layer's dz, and add the loss to its lane."""
     work, m, layer = state.work, state.m, state.units[len(state.units) - 1]
     total = np.zeros(m)
@@ -133,7 +134,7 @@ def cross_entropy(state, count):  # noqa: ANN001, ANN201
 
 
 @compiled
-def _centre(work, z, dz, m):  # noqa: ANN001, ANN202
+def _centre(work, z, dz, m):
     for lane in range(m):
         largest = work[z + lane]
         for c in range(1, OUTPUTS):
@@ -144,14 +145,14 @@ def _centre(work, z, dz, m):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _exponentiate(work, start, count):  # noqa: ANN001, ANN202
+def _exponentiate(work, start, count):
     one = like(work[start], 1.0)
     for j in range(count):
         work[start + j] = expm1(work[start + j]) + one
 
 
 @compiled
-def mark_right(state, right, count):  # noqa: ANN001, ANN201
+def mark_right(state, right, count):
     """Mark for each image and lane whether the largest logit is that of the label."""
     work, m, layer = state.work, state.m, state.units[len(state.units) - 1]
     for b in range(count):
@@ -165,7 +166,7 @@ def mark_right(state, right, count):  # noqa: ANN001, ANN201
 
 
 @compiled
-def update(state):  # noqa: ANN001, ANN201
+def update(state):
     """Take each network's optimiser step: one formula, with the coefficients of its rule (see `optimizers`)."""
     weights, gradient, a, v, m = state.weights, state.gradient, state.a, state.v, state.m
     given = np.empty((7, PATTERN), weights.dtype)
@@ -189,11 +190,11 @@ def update(state):  # noqa: ANN001, ANN201
 
 
 @compiled
-def load(state, images, orders, members, count, per_batch):  # noqa: ANN001, ANN201
+def load(state, images, orders, members, count, per_batch):
     """Prepare the next batch of every network: images, augmented where it says so, labels and dropout."""
     first, work, m = state.maps[0], state.work, state.m
     size, margin = first.size, first.filter // 2
-    pixels = np.empty(size * size * 3, np.float32)
+    pixels = np.empty(size * size * 3, work.dtype)
     for k in range(members):
         lane = state.lanes[k]
         index = orders[k, lane.step * count : (lane.step + 1) * count]
@@ -201,8 +202,8 @@ def load(state, images, orders, members, count, per_batch):  # noqa: ANN001, ANN
             state.labels[b, k] = images.labels[index[b]]
         if lane.augmented:
             batches.augment(
-                images.pixels, index, lane.colourful, images.noise, lane.seed, lane.epoch, lane.step, per_batch,
-                work, first.x, size, margin, k, m, pixels,
+                images.pixels, index, lane.colourful, images.noise, lane.seed, lane.epoch, lane.step,
+                draws.AUGMENTATION, per_batch, work, first.x, size, margin, k, m, pixels,
             )  # fmt: skip
         else:
             batches.gather(images.pixels, index, work, first.x, size, margin, k, m, pixels)
@@ -210,7 +211,7 @@ def load(state, images, orders, members, count, per_batch):  # noqa: ANN001, ANN
 
 
 @compiled
-def learn(state, count):  # noqa: ANN001, ANN201
+def learn(state, count):
     """Take one optimiser step of every network on the batch that is loaded."""
     work, weights, m = state.work, state.weights, state.m
     features(state, count, True)
@@ -230,7 +231,7 @@ def learn(state, count):  # noqa: ANN001, ANN201
 
 
 @compiled
-def run(state, images, orders, members, steps, count, per_batch):  # noqa: ANN001, ANN201
+def run(state, images, orders, members, steps, count, per_batch):
     """Take several steps; no network may reach the end of its epoch before the last of them."""
     for _ in range(steps):
         load(state, images, orders, members, count, per_batch)
@@ -240,18 +241,28 @@ def run(state, images, orders, members, steps, count, per_batch):  # noqa: ANN00
 
 
 @compiled
-def evaluate(state, images, index, right, count):  # noqa: ANN001, ANN201
-    """Mark which images, index (lane, b), are recognised with the stored statistics, in right (b, m)."""
+def evaluate(state, images, index, right, count, batch_statistics, augmented):
+    """Mark which images, index (lane, b), are recognised, in right (b, m).
+
+    With the stored statistics, or as an option those of each batch; `augmented` networks as an option on augmented
+    images, with draws of their own.
+    """
     first, m = state.maps[0], state.m
     size, margin = first.size, first.filter // 2
-    pixels = np.empty(size * size * 3, np.float32)
+    pixels = np.empty(size * size * 3, state.work.dtype)
     for start in range(0, index.shape[1], count):
         end = min(start + count, index.shape[1])
-        for lane in range(len(index)):
-            part = index[lane, start:end]
-            batches.gather(images.pixels, part, state.work, first.x, size, margin, lane, m, pixels)
+        for k in range(len(index)):
+            lane, part = state.lanes[k], index[k, start:end]
+            if augmented and lane.augmented:
+                batches.augment(
+                    images.pixels, part, lane.colourful, images.noise, lane.seed, lane.epoch, start // count,
+                    draws.EVALUATION, False, state.work, first.x, size, margin, k, m, pixels,
+                )  # fmt: skip
+            else:
+                batches.gather(images.pixels, part, state.work, first.x, size, margin, k, m, pixels)
             for b in range(end - start):
-                state.labels[b, lane] = images.labels[part[b]]
-        features(state, end - start, False)
-        outputs(state, end - start, False, False)
+                state.labels[b, k] = images.labels[part[b]]
+        features(state, end - start, batch_statistics)
+        outputs(state, end - start, batch_statistics, False)
         mark_right(state, right[start:end], end - start)

@@ -1,0 +1,347 @@
+"""The loop that trains networks side by side: slots that refill, exports, evaluations, and a thread for each core."""
+
+import json
+import queue
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+import xarray as xr
+
+from nwslib import __version__, space
+from nwslib.population import implementations
+from nwslib.population import progress as status_line
+from nwslib.population.device import describe
+from nwslib.population.networks import cnn
+from nwslib.population.slots import Bank, Member, member
+from nwslib.population.stopping import Stopping
+from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
+
+CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
+
+#: Finished networks that wait for their reader, per thread, before training waits for it.
+WAITING = 16
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all networks of a training share."""
+
+    bank: Bank
+    dtype: torch.dtype
+    max_epochs: int
+    parameters: dict[str, Any]
+    implementation: str
+    identity: Callable[[Mapping[str, Any]], str]
+    protocol: str
+
+
+@dataclass
+class Watch:
+    """What the status line needs to know."""
+
+    networks: int
+    max_epochs: int
+    shown: bool
+    started: float = field(default_factory=time.monotonic)
+    evaluations: int = 0
+    accuracies: list[float] = field(default_factory=list)
+
+    def report(self) -> None:
+        """Show how far the training is."""
+        if self.shown:
+            status_line.report(self.line(time.monotonic() - self.started))
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self.shown:
+            status_line.report("")
+
+    def line(self, seconds: float) -> str:
+        """Say how far the training is after so many seconds."""
+        share = max(self.evaluations, 1) / (self.networks * self.max_epochs)
+        words = [f"{len(self.accuracies)} of {self.networks} networks"]
+        words.append(f"{3600 * share * self.networks / seconds:,.0f} per hour")
+        words.append(f"at most {status_line.duration(seconds * (1 - share) / share)} to go")
+        if self.accuracies:
+            words.append(f"test accuracy up to {max(self.accuracies):.0%}, median {median(self.accuracies):.0%}")
+        return ", ".join(words)
+
+
+@dataclass
+class Record:
+    """What is kept of a network in training: its curves, and every export, on disk."""
+
+    exports: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    stopping: Stopping = field(default_factory=Stopping)
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    started: float = field(default_factory=time.monotonic)
+    status: str = ""
+    reason: str = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.exports.close()
+
+
+def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, watch: Watch) -> Iterator[xr.Dataset]:
+    """Train networks and yield each when it has finished.
+
+    Parameters
+    ----------
+    every
+        Rows of the design.
+    slots
+        Networks side by side on the device; by default as many as suit each architecture.
+    common, watch
+        What they share; what the status line needs to know.
+
+    Yields
+    ------
+    xarray.Dataset
+        One network.
+    """
+    groups: dict[tuple, deque[dict[str, Any]]] = {}
+    for row in every:
+        shape = tuple(row[name] for name in (*space.ARCHITECTURE, "batch_size"))
+        groups.setdefault(shape, deque()).append(row)
+    waiting = [_sorted(group) for group in groups.values()]
+    threads = implementations.threads(common.implementation, common.bank.images.device)
+    if slots:
+        threads = min(threads, slots)
+    try:
+        if threads == 1:
+            yield from _train_groups(waiting, 1, slots, common, watch, threading.Event())
+        else:
+            yield from _side_by_side(waiting, threads, slots, common, watch)
+    finally:
+        watch.end()
+
+
+def _sorted(group: deque[dict[str, Any]]) -> deque[dict[str, Any]]:
+    """Bring networks of one activation and one image set together: they share loops and end their epochs together."""
+    return deque(sorted(group, key=lambda row: (row["activation"], row["dataset"], row["augmentation"])))
+
+
+def _side_by_side(
+    waiting: list[deque], threads: int, slots: int | None, common: Common, watch: Watch
+) -> Iterator[xr.Dataset]:
+    """Let each thread train a crowd of its own; the reader of the results works meanwhile."""
+    results: queue.Queue = queue.Queue(WAITING * threads)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for finished in _train_groups(waiting, threads, slots, common, watch, stop):
+                _hand_over(results, finished, stop)
+        except BaseException as error:
+            _hand_over(results, error, stop)
+        _hand_over(results, None, stop)
+
+    workers = [threading.Thread(target=work, daemon=True, name=f"nws-{k}") for k in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield from _received(results, threads, watch)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def _hand_over(results: queue.Queue, item: object, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            return results.put(item, timeout=0.2)
+        except queue.Full:
+            continue
+
+
+def _received(results: queue.Queue, threads: int, watch: Watch) -> Iterator[xr.Dataset]:
+    while threads:
+        try:
+            item = results.get(timeout=0.5)
+        except queue.Empty:
+            watch.report()
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            threads -= 1
+        else:
+            yield item
+            watch.report()
+
+
+def _train_groups(
+    waiting: list[deque], threads: int, slots: int | None, common: Common, watch: Watch, stop: threading.Event
+) -> Iterator[xr.Dataset]:
+    """Train what waits, group after group; several threads may take from the same groups."""
+    for group in waiting:
+        while group and not stop.is_set():
+            yield from _train_crowd(group, threads, slots, common, watch, stop)
+
+
+def _train_crowd(
+    group: deque, threads: int, slots: int | None, common: Common, watch: Watch, stop: threading.Event
+) -> Iterator[xr.Dataset]:
+    """Train networks of one architecture and batch size until none waits; out of memory, train fewer side by side."""
+    row = group[0] if group else None
+    if row is None:
+        return
+    layout = cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
+    make = implementations.crowd_maker(common.implementation, layout, row["batch_size"], common)
+    capacity = implementations.capacity(common.implementation, layout, row, threads, max(1, len(group)), slots)
+    while True:
+        held: dict[int, Record] = {}
+        crowd = make()
+        try:
+            return (yield from _train_until_empty(crowd, group, held, capacity, layout, common, watch, stop))
+        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+            group.extendleft(one.row for one in reversed(crowd.members) if one.row["model"] in held)
+            capacity = _halved(capacity, layout, error)
+        finally:
+            for record in held.values():
+                record.exports.close()
+
+
+def _halved(capacity: int, layout: Layout, error: Exception) -> int:
+    if capacity == 1:
+        raise MemoryError(f"not enough memory for a single network of {layout.size:,} weights: {error}") from error
+    return capacity // 2
+
+
+def _train_until_empty(
+    crowd: Any, group: deque, held: dict, capacity: int, layout: Layout, common: Common, watch: Watch, stop: Any
+) -> Iterator[xr.Dataset]:
+    """Fill free slots, evaluate what is due, yield what has finished, step; until none is left."""
+    while not stop.is_set():
+        staying = [one for one in crowd.members if one.row["model"] in held]
+        joining = _taken(group, capacity - len(staying), common)
+        held |= {one.row["model"]: Record() for one in joining}
+        if not held:
+            return
+        if joining or len(staying) < len(crowd.members):
+            crowd.arrange(staying + joining)
+        finished = _evaluate_due(crowd, held, common.max_epochs, watch)
+        for one in finished:
+            with held.pop(one.row["model"]) as record:
+                result = _result(one, record, layout, common)
+            yield result
+        if not finished:
+            _advance(crowd)
+
+
+def _taken(group: deque, count: int, common: Common) -> list[Member]:
+    """Take rows from the front; another thread may take the last one first."""
+    taken = []
+    for _ in range(count):
+        try:
+            taken.append(member(group.popleft(), common.bank))
+        except IndexError:
+            break
+    return taken
+
+
+def _advance(crowd: Any) -> None:
+    for place, one in enumerate(crowd.members):
+        if one.step == 0:
+            crowd.start_epoch(place)
+    crowd.advance()
+
+
+def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch: Watch) -> list[Member]:
+    """Evaluate and export each network that stands at the start of an epoch; give those that stop here."""
+    due = [place for place, one in enumerate(crowd.members) if one.step == 0 and one.evaluations == one.epoch]
+    if not due:
+        return []
+    valid, test = crowd.evaluate(due)
+    vectors = crowd.vectors(due)
+    finished = []
+    for k, place in enumerate(due):
+        one = crowd.members[place]
+        record = records[one.row["model"]]
+        _note(crowd, place, record, valid[k], test[k])
+        record.exports.write(vectors[k].tobytes())
+        one.evaluations += 1
+        _decide(record, one, np.isfinite(vectors[k]).all(), max_epochs)
+        if record.status:
+            finished.append(one)
+            watch.accuracies.append(test[k])
+        watch.evaluations += max_epochs - one.evaluations + 1 if record.status else 1
+    watch.report()
+    return finished
+
+
+def _note(crowd: Any, place: int, record: Record, valid: float, test: float) -> None:
+    one = crowd.members[place]
+    trained = one.epoch > 0
+    steps = one.steps_per_epoch
+    correct, loss_sum = crowd.sums(place)
+    train = correct / (steps * crowd.batch) if trained else np.nan
+    loss = loss_sum / steps if trained else np.nan
+    for name, value in zip(CURVES, (train, valid, test, loss), strict=True):
+        record.curves[name].append(value)
+
+
+def _decide(record: Record, one: Member, finite: bool, max_epochs: int) -> None:
+    rule = record.stopping.update(record.curves["valid_accuracy"][-1])
+    if not finite:
+        record.status, record.reason = "diverged", f"a weight was not finite after {one.epoch} epochs"
+    elif rule:
+        record.status, record.reason = "converged", rule
+    elif one.evaluations >= max_epochs:
+        record.status, record.reason = "stopped", f"limit of {max_epochs} evaluations"
+
+
+def _result(one: Member, record: Record, layout: Layout, common: Common) -> xr.Dataset:
+    """Label a finished network: twenty of its exports, its curves and its row."""
+    kept = np.round(np.linspace(1, one.evaluations, SNAPSHOTS)).astype("int64") - 1
+    curves = {name: np.array(values, dtype="float32") for name, values in record.curves.items()}
+    data = {"weights": (("model", "snapshot", "weight"), _read(record.exports, kept, layout.size)[None])}
+    data |= {name: (("model", "snapshot"), values[kept][None]) for name, values in curves.items()}
+    data["epoch"] = (("model", "snapshot"), kept[None])
+    data |= {f"curve_{name}": (("model", "evaluation"), values[None]) for name, values in curves.items()}
+    about = dict(one.row) | {
+        "id": common.identity(one.row),
+        "n_exports": one.evaluations,
+        "steps": one.steps,
+        "seconds": time.monotonic() - record.started,
+        "status": record.status,
+        "reason": record.reason,
+    }
+    coordinates = {name: ("model", [value]) for name, value in about.items()}
+    coordinates["snapshot"] = ("snapshot", np.arange(1, SNAPSHOTS + 1))
+    return xr.Dataset(data, coordinates, _attributes(layout, common))
+
+
+def _read(exports: IO[bytes], kept: np.ndarray, size: int) -> np.ndarray:
+    vectors = np.empty((len(kept), size), dtype="float32")
+    for place, number in enumerate(kept.tolist()):
+        exports.seek(number * size * 4)
+        vectors[place] = np.frombuffer(exports.read(size * 4), dtype="float32")
+    return vectors
+
+
+def _attributes(layout: Layout, common: Common) -> dict[str, str]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "library_version": __version__,
+        "protocol_version": common.protocol,
+        "layout": layout.to_json(),
+        "parameters": json.dumps(common.parameters, sort_keys=True),
+        "implementation": json.dumps(implementations.described(common.implementation), sort_keys=True),
+        "device": describe(common.bank.images.device),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
