@@ -6,11 +6,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from nwslib.population import operators
+from nwslib.population import operators, optimizers
+from nwslib.population.cuda import batch
 from nwslib.population.networks import cnn
 
 H100 = GPUTarget("cuda", 90, 32)
-TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32"}
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32", torch.int64: "*i64"}
+TYPES |= {torch.bool: "*i1", torch.uint8: "*u8"}
 
 
 def launches(monkeypatch, implementation, dtype):
@@ -36,6 +38,12 @@ def launches(monkeypatch, implementation, dtype):
     features = cnn.features(tensors, images, activations, {}, implementation)
     logits = cnn.outputs(tensors, features, activations, {}, None, implementation)
     torch.autograd.grad(logits.sum(), weights)
+    seeds, state = torch.arange(2), weights.detach()
+    flags = torch.ones(2, dtype=torch.bool)
+    bank = torch.zeros(9, 32, 32, 3, dtype=torch.uint8)
+    batch.load(bank, torch.zeros(2, 64, dtype=torch.int64), seeds, seeds, seeds, flags, flags, torch.ones(9), dtype)
+    batch.dropout(seeds, seeds, seeds, 64, cnn.hidden_units(layout), dtype)
+    batch.update(state, state, state, state, optimizers.coefficients(["adam"] * 2, dtype, "cpu"), state[:, :1])
     return found
 
 
@@ -50,7 +58,7 @@ def launches(monkeypatch, implementation, dtype):
 def test_every_program_compiles(monkeypatch, names, dtype, instruction):
     found = launches(monkeypatch, operators.Implementation(*names), dtype)
     products = 0
-    assert len({name for name, _ in found}) == 9
+    assert len({name for name, _ in found}) == 12
     for (name, _), (program, signature, fixed, options) in found.items():
         source = ASTSource(program, signature, {(program.arg_names.index(k),): v for k, v in fixed.items()})
         result = compile(source, target=H100, options=options)

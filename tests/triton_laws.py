@@ -3,14 +3,17 @@
 On a machine with a CUDA device: ``python -m pytest tests/triton_laws.py`` runs them compiled.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from bars import stripes
 
 from nwslib import space
-from nwslib.population import operators
-from nwslib.population.cuda import convolution, norm
+from nwslib.population import draws, operators, optimizers
+from nwslib.population.augment import augment
+from nwslib.population.cuda import batch, convolution, norm
 from nwslib.population.networks import cnn
 from nwslib.population.slots import Slots, bank, member, rows
 
@@ -176,23 +179,67 @@ def test_a_network_is_bit_for_bit_the_same_in_any_crowd_and_place(monkeypatch):
             assert torch.equal(all_of_it[places], part), places
 
 
-def test_a_training_step_is_that_of_the_other_implementations():
+def counters(*values):
+    return [torch.tensor(list(value), device=DEVICE) for value in values]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_images_are_drawn_and_augmented_as_elsewhere(dtype, bound):
+    images = torch.randint(0, 256, (20, 12, 12, 3), generator=GENERATOR, dtype=torch.uint8).to(DEVICE)
+    index = torch.randint(0, 20, (3, 5), generator=GENERATOR).to(DEVICE)
+    about = counters((2**40 + 7, 5, 9), (0, 3, 9), (1, 0, 77))
+    augmented, colourful = counters((True, False, True), (True, True, False))
+    noise = draws.noise_bank(DEVICE)
+    ours = batch.load(images, index, *about, augmented, colourful, noise, dtype).permute(3, 0, 1, 2, 4)
+    plain = images[index].to(dtype) / 255
+    changed = augment(plain.clone(), draws.augmentation(*about, 5), colourful, noise).clamp(0, 1).to(dtype)
+    assert (ours[1] - plain[1]).abs().max() <= bound / 100
+    alone = batch.load(images, index[2:], *(one[2:] for one in (*about, augmented, colourful)), noise, dtype)
+    assert torch.equal(alone[:, :, :, 0], ours[2])
+    for m in (0, 2):
+        assert (ours[m] - changed[m]).abs().max() < bound
+        assert (ours[m] - plain[m]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("units", [31, 32, 70])
+def test_dropout_is_drawn_as_elsewhere(units):
+    about = counters((2**40 + 7, 5, 9), (0, 3, 9), (1, 0, 77))
+    ours = batch.dropout(*about, 40, units, torch.float32)
+    assert torch.equal(ours, 2 * draws.dropout_mask(*about, 40, units).float())
+
+
+def test_an_update_is_that_of_the_optimisers():
+    rules = optimizers.coefficients(["adam", "rmsprop", "momentum"], torch.float64, torch.device(DEVICE))
+    ours = [randn(3, 2000), randn(3, 2000), randn(3, 2000), randn(3, 2000).abs()]
+    theirs, rates = [state.clone() for state in ours], randn(3, 1)
+    batch.update(*ours, rules, rates)
+    optimizers.update(*theirs, rules, rates)
+    for k in (0, 2, 3):
+        close([ours[k]], [theirs[k]], torch.float64)
+
+
+def test_a_training_step_is_that_of_the_other_implementations_and_needs_no_company():
     sets = {"digits": stripes("digits", size=8, grey=True), "textures": stripes("textures", size=8)}
     images = bank(sets, torch.device(DEVICE))
     design = space.sample("nws_small", 2, seed=4, dataset=sorted(sets), batch_size=32, augmentation="on")
     design["batch_size"][:] = 4
-    ends = []
-    for implementation in (operators.TRITON, operators.Implementation("im2col")):
+    design["optimizer"][:] = "momentum"  # which does not make rounding large
+    members = [member(row, images) for row in rows(design)]
+
+    def step(implementation, members):
         crowd = Slots(cnn.layout(8, 3, 3, 2, 4, 16), 4, images, torch.float64, implementation=implementation)
-        crowd.arrange([member(row, images) for row in rows(design)])
-        for place in range(2):
+        crowd.arrange([replace(one) for one in members])
+        for place in range(len(members)):
             crowd.start_epoch(place)
         before = crowd.weights.clone()
         crowd.step()
-        assert not torch.equal(crowd.weights[:2], before[:2])
-        ends.append({one.row["model"]: crowd.weights[place].clone() for place, one in enumerate(crowd.members)})
-    for number in ends[0]:
-        close([ends[0][number]], [ends[1][number]], torch.float64)
+        assert not torch.equal(crowd.weights[0], before[0])
+        return {one.row["model"]: crowd.weights[place] for place, one in enumerate(crowd.members)}
+
+    ours, others = (step(one, members) for one in (operators.TRITON, operators.Implementation("im2col")))
+    for number in (0, 1):
+        assert torch.allclose(ours[number], others[number], rtol=1e-9, atol=1e-9)
+    assert torch.equal(step(operators.TRITON, members[1:])[1], ours[1])
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")

@@ -364,6 +364,9 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable]] = {
 class Implementation:
     """What computes each part of a network, by name; a population's manifest names it.
 
+    ``step`` is what surrounds the network: images and their augmentation, dropout, the optimiser; ``"native"`` or
+    ``"triton"``.
+
     Raises
     ------
     ValueError
@@ -372,18 +375,18 @@ class Implementation:
     Examples
     --------
     >>> Implementation(convolution="im2col")
-    Implementation(convolution='im2col', batch_norm='native', dense='batched_product')
+    Implementation(convolution='im2col', batch_norm='native', dense='batched_product', step='native')
     """
 
     convolution: str = "grouped"
     batch_norm: str = "native"
     dense: str = "batched_product"
+    step: str = "native"
 
     def __post_init__(self) -> None:
         for part in fields(self):
-            name = getattr(self, part.name)
-            if name not in IMPLEMENTATIONS[part.name]:
-                known = IMPLEMENTATIONS[part.name]
+            name, known = getattr(self, part.name), IMPLEMENTATIONS.get(part.name, ("native", "triton"))
+            if name not in known:
                 raise ValueError(f"unknown implementation {name!r} of {part.name}. {nearest(name, known)}")
 
     def slot_multiple(self, channels: Iterable[int]) -> int:
@@ -406,7 +409,7 @@ class Implementation:
 IMPLEMENTATION = asdict(Implementation())
 
 #: For CUDA devices: equal for any number of networks by construction.
-TRITON = Implementation("triton", "triton", "triton")
+TRITON = Implementation("triton", "triton", "triton", "triton")
 
 
 def _rows(x: Tensor) -> Tensor:

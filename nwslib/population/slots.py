@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -223,22 +224,28 @@ class Slots:
         idle = count - len(rows)
         names = [row["optimizer"] for row in rows] + ["momentum"] * idle
         activations = [row["activation"] for row in rows] + ["relu"] * idle
-        augmented = self._rounded([place for place, row in enumerate(rows) if row["augmentation"] == "on"])
-        coloured = [k for k, place in enumerate(augmented) if not self.images.grey[rows[place]["dataset"]]]
         self._put("activations", self.implementation.activations(activations, self.weights.device))
         self._put("rules", optimizers.coefficients(names, self.dtype, self.weights.device))
         self._put("adam", [name == "adam" for name in names])
         self._put("decays", [row["decay"] for row in rows] + [1.0] * idle)
         self._put("seeds", [row["seed"] for row in rows] + [0] * idle)
         self._put("lengths", [one.steps_per_epoch for one in self.members] + [1] * idle)
-        self._put("augmented", augmented)
-        self._put("coloured", self._rounded(coloured))
+        augments = [row["augmentation"] == "on" for row in rows] + [False] * idle
+        colourful = [not self.images.grey[row["dataset"]] for row in rows] + [False] * idle
+        if self.implementation.step == "triton":
+            self._put("augments", augments)
+            self._put("colourful", colourful)
+        else:
+            augmented = self._rounded(np.flatnonzero(augments).tolist())
+            self._put("augmented", augmented)
+            self._put("coloured", self._rounded([k for k, place in enumerate(augmented) if colourful[place]]))
 
     def _put(self, name: str, value: "Tensor | list | operators.Segments") -> None:
         """Set what a step reads: in place where the shape stays, so that the recorded step remains right."""
         old = getattr(self, name, None)
         if isinstance(value, list):
-            kind = {"adam": torch.bool, "decays": torch.float64}.get(name, torch.int64)
+            kind = torch.bool if name in ("adam", "augments", "colourful") else torch.int64
+            kind = torch.float64 if name == "decays" else kind
             value = torch.tensor(value, dtype=kind, device=self.weights.device)
         if isinstance(value, Tensor) and isinstance(old, Tensor) and old.shape == value.shape:
             old.copy_(value)
@@ -278,10 +285,16 @@ class Slots:
         """Compute a step: from tensors of fixed shape and place to such tensors, without waiting for the device."""
         epochs, steps, rates = self._counters()
         images, labels = self._batch(epochs, steps)
-        mask = draws.dropout_mask(self.seeds, epochs, steps, self.batch, self.units)
-        gradient = self._gradient(images, labels, mask.to(self.dtype) * 2)
-        optimizers.update(self.weights, gradient, self.a, self.v, self.rules, rates.to(self.dtype)[:, None])
+        gradient = self._gradient(images, labels, self._dropout(epochs, steps))
+        update = _programs().update if self.implementation.step == "triton" else optimizers.update
+        update(self.weights, gradient, self.a, self.v, self.rules, rates.to(self.dtype)[:, None])
         self._count()
+
+    def _dropout(self, epochs: Tensor, steps: Tensor) -> Tensor:
+        """Draw 0 where a unit is dropped, else 2: (m, b, units of all hidden layers)."""
+        if self.implementation.step == "triton":
+            return _programs().dropout(self.seeds, epochs, steps, self.batch, self.units, self.dtype)
+        return draws.dropout_mask(self.seeds, epochs, steps, self.batch, self.units).to(self.dtype) * 2
 
     def _counters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give epochs, steps within them, and the factors of the coming step, with Adam's bias correction.
@@ -304,13 +317,17 @@ class Slots:
         """Gather each network's images, (b, y, x, m, c), augmented where it says so, and labels, (m, b)."""
         places = steps[:, None] * self.batch + torch.arange(self.batch, device=steps.device)
         index = self.orders.gather(1, places)
+        labels = self.images.labels[index]
+        if self.implementation.step == "triton":
+            about = (self.seeds, epochs, steps, self.augments, self.colourful, self.images.noise)
+            return _programs().load(self.images.images, index, *about, self.dtype), labels
         images = self._gather(index).to(self.dtype).div_(255)  # (m, b, y, x, c)
         if len(self.augmented):
             on = self.augmented
             draw = draws.augmentation(self.seeds[on], epochs[on], steps[on], self.batch)
             changed = augment_some(images.index_select(0, on), draw, self.coloured, self.images.noise)
             images.index_copy_(0, on, changed.clamp_(0, 1).to(self.dtype))
-        return self._inside(images), self.images.labels[index]
+        return self._inside(images), labels
 
     def _inside(self, images: Tensor) -> Tensor:
         """Turn (m, b, y, x, c) into (b, y, x, m, c), in memory as the convolution reads it."""
@@ -446,6 +463,12 @@ class Slots:
         features = cnn.features(tensors, images, activations, None, self.implementation)
         logits = cnn.outputs(tensors, features, activations, None, None, self.implementation)
         return logits.argmax(-1) == self.images.labels[index]
+
+
+def _programs() -> ModuleType:
+    from nwslib.population.cuda import batch  # Triton is there with CUDA builds of torch only
+
+    return batch
 
 
 def _sum_in_pairs(x: Tensor) -> Tensor:
