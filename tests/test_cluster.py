@@ -77,7 +77,7 @@ def failing(client, fails):
                     fails(network["model"].item(), dask_worker)
                     yield network
 
-            return population.Training(training.design, training.parameters, some())
+            return population.Training(training.design, training.parameters, training.implementation, some())
 
         population.train = train
 
@@ -210,7 +210,7 @@ def test_workers_that_are_not_what_they_must_be_are_refused(local, digits, monke
     ):
         cluster.train(designed(2), digits, client=threads.scheduler_address, device="cpu")
     monkeypatch.setattr(cluster, "__version__", "0.0.1")
-    with pytest.raises(RuntimeError, match=r"nwslib: the workers has .* but this machine has 0\.0\.1"):
+    with pytest.raises(RuntimeError, match=r"nwslib: the cluster has .* but this machine has 0\.0\.1"):
         cluster.train(designed(2), digits, client=local, **OPTIONS)
 
 
@@ -245,8 +245,14 @@ def test_tasks_hold_one_shape_each_row_once_and_the_longest_come_first():
             shapes = design.isel(model=list(task.models))
             assert all(len(np.unique(shapes[name])) == 1 for name in (*space.ARCHITECTURE, "batch_size"))
             assert len(task.models) <= (most or 60)
-    first = design.isel(model=list(tasks[0].models))
+    first = design.isel(model=list(cluster._cut(design, counts, 8, 1)[0].models))
     assert "textures" in first["dataset"]
     fixed = space.complete(space.sample("nws_fixed", 1000, seed=0, dataset="digits", batch_size=64))
     assert len(cluster._cut(fixed, counts, 1, None)) == 1
     assert 8 <= len(cluster._cut(fixed, counts, 4, None)) <= 20
+
+
+def test_the_cost_of_a_network_is_that_of_its_layers():
+    fixed = ("cnn", 32, 5, 3, 2, 8, 128)
+    convolutions = 25 * (3 * 8 * 32**2 + 8 * 16 * 16**2 + 16 * 32 * 8**2)
+    assert cluster._operations(fixed) == convolutions + 512 * 128 + 128 * 64 + 64 * 20

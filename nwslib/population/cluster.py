@@ -29,6 +29,7 @@ import torch
 import xarray as xr
 
 from nwslib import __version__, population, space
+from nwslib.population import implementations
 from nwslib.population import progress as status_line
 from nwslib.population.device import resolve_device
 from nwslib.population.images import ImageSet
@@ -129,6 +130,9 @@ def train(
             raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
     stack = ExitStack()
     try:
+        if progress:
+            stack.callback(status_line.report, "")
+            status_line.report("waiting for workers")
         cluster = _connect(client, design.sizes["model"], device, stack)
         run = _Run(cluster, design, images, {"device": device, **training})
         stack.callback(run.close)
@@ -136,7 +140,8 @@ def train(
     except BaseException:
         stack.close()
         raise
-    result = Training(design, run.plan.parameters, _finished(run, rows_per_task, retries, progress, stack))
+    finished = _finished(run, rows_per_task, retries, progress, stack)
+    result = Training(design, run.plan.parameters, run.plan.implementation, finished)
     weakref.finalize(result, stack.close)  # also when nobody ever asks for a network
     return result
 
@@ -145,7 +150,8 @@ def train(
 class _Plan:
     """What a worker is about to do; its facts must be those of all others."""
 
-    parameters: Mapping[str, Any]
+    parameters: dict[str, Any]
+    implementation: str
     facts: Mapping[str, Any]
     image_counts: Mapping[str, int]
 
@@ -177,19 +183,22 @@ class _Run:
     arrived: dict[str, list[int]] = field(default_factory=dict)  # by task: what another try need not train
 
     def __post_init__(self) -> None:
-        self.missing = set(self.design["model"].values.tolist())
+        self.places = {model: place for place, model in enumerate(self.design["model"].values.tolist())}
+        self.missing = set(self.places)
         self.queue = Queue(self.name, client=self.client)
         # A task and not scattered data: Dask makes it anew for workers that join, even when all others were lost.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
             self.held = self.client.submit(_held, _on_cpu(self.images), key=f"{self.name}-images")
 
     def prepare(self) -> None:
-        """Have every worker say what it will do, and make sure that all agree."""
+        """Have every worker say what it will do, make sure that all agree, and hold them to it."""
+        self.client.wait_for_workers(1)
         plans = self._plans()
         first, self.plan = next(iter(plans.items()))
         for worker, plan in plans.items():
             _check_same(self.plan.facts, f"worker {first}", plan.facts, f"worker {worker}")
-        _check_same(self.plan.facts, "the workers", _known(self.images, self.options["device"]), "this machine")
+        _check_same(self.plan.facts, "the cluster", _known(self.images, self.options["device"]), "this machine")
+        self.options = {**self.options, "implementation": self.plan.implementation}
 
     def _plans(self) -> dict[str, _Plan]:
         workers = self.client.nthreads()
@@ -201,9 +210,9 @@ class _Run:
                 )
         asked = (self.design, self.held, self.options, self.name)
         futures = {one: self.client.submit(_make_plan, *asked, workers=[one], pure=False) for one in workers}
-        while any(futures[one].status == "pending" for one in futures.keys() & self.client.nthreads()):
+        while not all(futures[one].done() for one in futures.keys() & self.client.nthreads()):
             time.sleep(_POLL)
-        plans = {one: future.result() for one, future in futures.items() if future.status != "pending"}
+        plans = {one: future.result() for one, future in futures.items() if future.done()}
         if not plans:
             raise RuntimeError("every worker was lost while it was prepared: see its log")
         return plans
@@ -211,7 +220,7 @@ class _Run:
     def submit(self, task: _Task) -> None:
         """Give a task to the cluster; not to a worker that it failed on, as long as there is another."""
         number = str(len(self.arrived))
-        part = self.design.isel(model=np.isin(self.design["model"].values, task.models))
+        part = self.design.isel(model=[self.places[model] for model in task.models])
         others = [one for one in self.client.nthreads() if one not in task.failed_on] if task.failed_on else []
         future = self.client.submit(
             _work,
@@ -236,10 +245,14 @@ class _Run:
             self.client.set_metadata([self.name, number], self.arrived[number])
         return new
 
-    def settle(self, retries: int) -> dict[int, str]:
-        """See to the tasks that are over: try again what they left, and give what has failed for good, with reasons."""
+    def over(self) -> list[Future]:
+        """Give the tasks that have ended: all that they sent has reached the scheduler."""
+        return [future for future in self.running if future.done()]
+
+    def settle(self, over: Iterable[Future], retries: int) -> dict[int, str]:
+        """Try again what ended tasks have left, and give what has failed for good, with reasons."""
         failed = {}
-        for future in [future for future in self.running if future.status != "pending"]:
+        for future in over:
             task = self.running.pop(future)
             left = tuple(model for model in task.models if model in self.missing)
             if not left:
@@ -257,11 +270,16 @@ class _Run:
                 failed[left[0]] = reason
         return failed
 
+    def failed(self, model: int, reason: str) -> xr.Dataset:
+        """Describe a network that could not be trained."""
+        (row,) = rows(self.design.isel(model=[self.places[model]]))
+        return _failed(row, self.plan, reason)
+
     def close(self) -> None:
-        """Leave nothing on the cluster."""
+        """Leave nothing on the cluster but, where a worker was lost, the name of an empty queue."""
         with suppress(OSError):  # a cluster that is gone holds nothing
             self.client.cancel([*self.running, self.held])
-            self.client.set_metadata(self.name, None)
+            self.client.set_metadata(self.name, {})
             self.queue.get(batch=True)
             self.queue.close()
 
@@ -277,10 +295,7 @@ def _connect(client: Client | str | None, networks: int, device: str, stack: Exi
         client = stack.enter_context(
             LocalCluster(n_workers=max(1, min(most, networks)), dashboard_address="127.0.0.1:0", **options)
         )
-    client = stack.enter_context(Client(client, set_as_default=False))
-    status_line.report("waiting for workers")
-    client.wait_for_workers(1)
-    return client
+    return stack.enter_context(Client(client, set_as_default=False))
 
 
 def _on_cpu(images: Images) -> dict[str, ImageSet | Callable[[], ImageSet]]:
@@ -311,25 +326,25 @@ def _finished(
 ) -> Iterator[xr.Dataset]:
     """Yield networks as they arrive; those that failed once it is clear that others do not."""
     networks, started, failed = len(run.missing), time.monotonic(), {}
-    table = {row["model"]: row for row in rows(run.design)}
     with stack:
         for task in _cut(run.design, run.plan.image_counts, len(run.client.nthreads()), rows_per_task):
             run.submit(task)
         while run.missing:
+            over = run.over()
             new = run.collect()
             if new:
-                yield from [_failed(table[model], run.plan, failed.pop(model)) for model in sorted(failed)]
+                yield from [run.failed(model, failed.pop(model)) for model in sorted(failed)]
                 yield from new
+            elif over:
+                failed |= run.settle(over, retries)
             else:
-                failed |= run.settle(retries)
                 time.sleep(_POLL)
             if len(failed) >= HOPELESS:
                 reason = failed.popitem()[1]
                 raise RuntimeError(f"{HOPELESS} networks failed and none finished in between. The last: {reason}")
             if progress:
                 _report(networks - len(run.missing), networks, time.monotonic() - started)
-        yield from [_failed(table[model], run.plan, reason) for model, reason in sorted(failed.items())]
-        status_line.report("")
+        yield from [run.failed(model, reason) for model, reason in sorted(failed.items())]
 
 
 def _report(done: int, networks: int, seconds: float) -> None:
@@ -343,10 +358,11 @@ def _report(done: int, networks: int, seconds: float) -> None:
 def _cut(design: xr.Dataset, image_counts: Mapping[str, int], workers: int, rows_per_task: int | None) -> list[_Task]:
     """Cut a design into tasks of rows that share tensor shapes; what takes longest comes first."""
     groups: dict[tuple, dict[int, float]] = {}  # cost of each row, by what fixes shapes
-    for row in rows(design):
-        shape = tuple(row[name] for name in (*space.ARCHITECTURE, "batch_size"))
-        cost = operations(_layout(row), row["image_size"]) * image_counts[row["dataset"]]
-        groups.setdefault(shape, {})[row["model"]] = cost
+    names = (*space.ARCHITECTURE, "batch_size")
+    columns = [design[name].values.tolist() for name in ("model", "dataset", *names)]
+    for model, dataset, *shape in zip(*columns, strict=True):
+        cost = _operations(tuple(shape[:-1])) * image_counts[dataset]
+        groups.setdefault(tuple(shape), {})[model] = cost
     total = sum(sum(group.values()) for group in groups.values())
     share = total / (TASKS_PER_WORKER * workers) if workers > 1 else total
     least = min(CROWD, ceil(design.sizes["model"] / workers))
@@ -359,27 +375,15 @@ def _cut(design: xr.Dataset, image_counts: Mapping[str, int], workers: int, rows
     return [_Task(models, priority=-rank) for rank, (_, models) in enumerate(pieces)]
 
 
-def operations(layout: Layout, image_size: int) -> int:
-    """Count the multiplications of a network for one image, forward.
-
-    Parameters
-    ----------
-    layout, image_size
-        Of the network.
-
-    Returns
-    -------
-    int
-        Of convolutions and dense layers.
-
-    Examples
-    --------
-    >>> operations(cnn.layout(32, 5, 3, 2, 8, 128), 32)
-    2327808
-    """
-    kernels = [tensor for tensor in layout.tensors if tensor.kind == "kernel"]
-    width = kernels[0].shape[0]  # channels double where the side of the maps is halved
-    sides = [image_size * width // one.shape[0] if one.part == "convolution" else 1 for one in kernels]
+@cache
+def _operations(architecture: tuple) -> int:
+    """Count the multiplications of a network for one image, forward."""
+    row = dict(zip(space.ARCHITECTURE, architecture, strict=True))
+    kernels = [tensor for tensor in _layout(row).tensors if tensor.kind == "kernel"]
+    # Channels double where the side of the feature maps is halved.
+    sides = [
+        row["image_size"] * row["width_conv"] // one.shape[0] if one.part == "convolution" else 1 for one in kernels
+    ]
     return sum(one.size * side**2 for one, side in zip(kernels, sides, strict=True))
 
 
@@ -415,7 +419,7 @@ def _failed(row: Mapping[str, Any], plan: _Plan, reason: str) -> xr.Dataset:
         "protocol_version": PROTOCOL_VERSION,
         "layout": layout.to_json(),
         "parameters": json.dumps(plan.parameters, sort_keys=True),
-        "implementation": "{}",
+        "implementation": json.dumps(implementations.described(plan.implementation), sort_keys=True),
         "device": plan.facts["device"],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -439,9 +443,11 @@ def _begin(design: xr.Dataset, images: Images, options: Mapping[str, Any], run: 
     training = population.train(design, sets, **{**options, "device": str(device)}, progress=False)
     parameters = training.parameters
     facts = {"device": device.type, "nwslib": __version__, "torch": str(torch.__version__)}
+    facts |= {"implementation": training.implementation}
     facts |= {f"image set {name!r}": one.version for name, one in sets.items()}
     facts |= {name: value for name, value in parameters.items() if name != "images"}
-    return training, _Plan(parameters, facts, {name: len(one.train_images) for name, one in sets.items()})
+    counts = {name: len(one.train_images) for name, one in sets.items()}
+    return training, _Plan(parameters, training.implementation, facts, counts)
 
 
 def _image_sets(images: Images, run: str) -> dict[str, ImageSet]:

@@ -52,7 +52,8 @@ def augment(
     for b in range(len(index)):
         _draw(seed, epoch, step, purpose, b, share)
         if per_batch:
-            share[_BRIGHTNESS : _NOISE + 1] = shared[_BRIGHTNESS : _NOISE + 1]
+            for k in range(_BRIGHTNESS, _NOISE + 1):
+                share[k] = shared[k]
         _frame(images[index[b]], size, framed)
         _move(framed, size, share, pixels)
         _colour(pixels, size, share, colourful)

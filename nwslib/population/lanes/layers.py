@@ -450,9 +450,17 @@ def _pooled_dz(work, source, size, side, joint, mean, dy, choice, chosen, scale,
 
 
 @compiled
+def _count(present):
+    count = 0
+    for occurs in present:
+        count += occurs
+    return count
+
+
+@compiled
 def activate(work, start, rows, row, pixels, joint, kinds, present):
     """Apply to each network its activation, in place; `kinds` says which at each joint place, `present` which occur."""
-    alone = present.sum() == 1
+    alone = _count(present) == 1
     for r in range(rows):
         place = start + r * row
         # One loop for each function: a choice inside the loop would keep it from becoming vector instructions.
@@ -491,7 +499,7 @@ _map_relu, _map_elu, _map_sigmoid, _map_tanh = (_mapping(function) for function 
 @compiled
 def activate_backward(work, dy, y, rows, row, pixels, joint, kinds, present):
     """Multiply dy by the slope of each network's activation, found from its value y, whose rows are `row` apart."""
-    alone = present.sum() == 1
+    alone = _count(present) == 1
     for r in range(rows):
         to, place = dy + r * pixels * joint, y + r * row
         if present[_RELU]:

@@ -219,7 +219,8 @@ def learn(state, count):
     outputs(state, count, True, False)
     mark_right(state, state.right, count)
     for lane in range(m):
-        state.lanes[lane].correct += state.right[:count, lane].sum()
+        for b in range(count):
+            state.lanes[lane].correct += state.right[b, lane]
     outputs(state, count, True, True)
     cross_entropy(state, count)
     backward(state, count)
