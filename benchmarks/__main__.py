@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import population
+from benchmarks import population, step
 
-BENCHMARKS = {"population": population}
+BENCHMARKS = {"population": population, "step": step}
 
 
 def main() -> None:
