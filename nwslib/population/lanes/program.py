@@ -119,13 +119,16 @@ def cross_entropy(state, count):
     for b in range(count):
         z, dz = layer.z + b * OUTPUTS * m, layer.dz + b * OUTPUTS * m
         _centre(work, z, dz, m)
+        for lane in range(m):
+            # Of the logit, since the share of an unlikely class rounds to 0.
+            total[lane] -= work[dz + state.labels[b, lane] * m + lane]
         _exponentiate(work, dz, OUTPUTS * m)
         for lane in range(m):
             label = dz + state.labels[b, lane] * m + lane
             share, whole = work[label], like(work[z], 0.0)
             for c in range(OUTPUTS):
                 whole += work[dz + c * m + lane]
-            total[lane] += math.log(np.float64(whole)) - math.log(np.float64(share))
+            total[lane] += math.log(np.float64(whole))
             for c in range(OUTPUTS):
                 work[dz + c * m + lane] = work[dz + c * m + lane] / whole / count
             work[label] = (share / whole - like(share, 1.0)) / count
