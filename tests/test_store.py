@@ -686,6 +686,6 @@ def test_reading_populations_needs_no_torch(folder):
     code = (
         "import sys; from nwslib import snapshots; from nwslib.snapshots import fake; "
         "snapshots.networks(snapshots.open_population(sys.argv[1])).load(); "
-        "print([name for name in ('torch', 'dask', 'netCDF4') if name in sys.modules])"
+        "print([name for name in ('torch', 'numba', 'netCDF4') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code, folder], text=True) == "['netCDF4']\n"

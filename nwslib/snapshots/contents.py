@@ -231,10 +231,14 @@ def manifest(contents: Contents) -> str:
     listed = [row for row, file in enumerate(contents.table["file"]) if not file.startswith("parts/")]
     listed.sort(key=contents.table["model"].__getitem__)
     table = {name: [_null(values[row]) for row in listed] for name, values in contents.table.items()}
-    implementations = [json.loads(own["implementation"]) for own in contents.nodes.values()]
-    fields = {"library_version": __version__, **contents.shared, "implementation": _union(implementations)}
+    fields = {"library_version": __version__, **contents.shared, "implementation": implementation(contents)}
     fields |= {"nodes": contents.nodes, "files": contents.files, "table": table}
     return json.dumps(fields, allow_nan=False, separators=(",", ":"))
+
+
+def implementation(contents: Contents) -> dict[str, Any]:
+    """Give what computed the networks, by operator; empty before the first network."""
+    return _union(json.loads(own["implementation"]) for own in contents.nodes.values())
 
 
 def joined(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from nwslib.snapshots.contents import (
     Contents,
     assemble,
     check_sizes,
+    implementation,
     manifest,
     opened,
     read,
@@ -113,7 +114,8 @@ def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Rows of the completed design, possibly none.
+        Rows of the completed design, possibly none. The attribute ``implementation`` says, as JSON, what computed the
+        networks that are there, so that what remains can be computed alike.
 
     Raises
     ------
@@ -138,7 +140,9 @@ def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
             f"{folder} holds another design: its row {min(taken)} is another network. Choose another folder, for "
             f"example {folder.name}-2"
         )
-    return design.isel(model=keep)
+    left = design.isel(model=keep)
+    known = implementation(contents)
+    return left.assign_attrs(implementation=json.dumps(known, sort_keys=True)) if known else left
 
 
 def open_population(folder: str | Path) -> xr.DataTree:
