@@ -3,9 +3,11 @@ import signal
 import time
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 distributed = pytest.importorskip("distributed")
 
@@ -214,12 +216,33 @@ def test_workers_that_are_not_what_they_must_be_are_refused(local, digits, monke
         cluster.train(designed(2), digits, client=local, **OPTIONS)
 
 
+def test_workers_of_another_device_than_this_machine_need_a_word(local, digits, monkeypatch):
+    monkeypatch.setattr(cluster, "resolve_device", lambda device: torch.device("cuda"))
+    with pytest.raises(RuntimeError, match="device: the cluster has cpu, but this machine has cuda: say which device="):
+        cluster.train(designed(2), digits, client=local)
+    assert sum(1 for _ in cluster.train(designed(2), digits, client=local, **OPTIONS)) == 2
+
+
+def test_each_worker_of_a_machine_takes_a_gpu_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"GPU-{number}"))
+    monkeypatch.setattr(cluster, "_locks", held := [])
+    try:
+        # Each call of the function itself, without its cache, stands for another process.
+        assert [str(cluster._own_gpu.__wrapped__()) for _ in range(2)] == ["cuda:0", "cuda:1"]
+        with pytest.raises(RuntimeError, match="each of the 2 GPUs of this machine has a worker"):
+            cluster._own_gpu.__wrapped__()
+        held.pop(0).close()
+        assert str(cluster._own_gpu.__wrapped__()) == "cuda:0"
+    finally:
+        for lock in held:
+            lock.close()
+
+
 def test_image_sets_that_differ_between_workers_are_refused(local):
     def either():
-        limit = (
-            500 + os.getpid() % 2 if len({*pids}) > 1 and pids[0] % 2 != pids[1] % 2 else 500 + pids.index(os.getpid())
-        )
-        return images.load("digits", size=16, train_limit=limit)
+        return images.load("digits", size=16, train_limit=500 + pids.index(os.getpid()))
 
     pids = list(local.run(os.getpid).values())
     with pytest.raises(RuntimeError, match=r"image set 'digits': worker .* has .*, but worker .* has"):
