@@ -217,9 +217,11 @@ def _memory() -> Path:
 
 
 def _remembered() -> dict[str, dict[str, float]]:
+    """Read what was measured before; nothing where the file cannot be read or holds something else."""
     try:
-        return json.loads(_memory().read_text())
-    except (OSError, ValueError):
+        known = json.loads(_memory().read_text())
+        return {key: {m: float(rate) for m, rate in rates.items()} for key, rates in known.items()}
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -230,5 +232,5 @@ def _remember(known: dict[str, dict[str, float]]) -> None:
         draft = _memory().with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(known))
         draft.replace(_memory())
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         pass

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
@@ -79,8 +80,9 @@ class Watch:
 
 @dataclass
 class Record:
-    """What is kept of a network in training: its curves, and every export, on disk."""
+    """What is kept of a network in training: its row, its curves, and every export, on disk."""
 
+    row: Mapping[str, Any]
     exports: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     stopping: Stopping = field(default_factory=Stopping)
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
@@ -92,7 +94,20 @@ class Record:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.exports.close()
+        with suppress(OSError):  # on a full disk, what is still to be written
+            self.exports.close()
+
+    def export(self, vector: np.ndarray) -> None:
+        """Keep a weight vector, float32."""
+        try:
+            self.exports.write(vector.tobytes())
+            self.exports.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"could not keep the exports of a network in training in {tempfile.gettempdir()} ({error.strerror}). "
+                "Make room there, or name another folder in TMPDIR, and start again",
+            ) from error
 
 
 def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, watch: Watch) -> Iterator[xr.Dataset]:
@@ -208,12 +223,20 @@ def _train_crowd(
         crowd = make()
         try:
             return (yield from _train_until_empty(crowd, group, held, capacity, layout, common, watch, stop))
-        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-            group.extendleft(one.row for one in reversed(crowd.members) if one.row["model"] in held)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            group.extendleft(record.row for record in reversed(held.values()))
             capacity = _halved(capacity, layout, error)
         finally:
             for record in held.values():
-                record.exports.close()
+                record.__exit__()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory ran out; on a CPU, PyTorch says so in words only."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _halved(capacity: int, layout: Layout, error: Exception) -> int:
@@ -228,8 +251,7 @@ def _train_until_empty(
     """Fill free slots, evaluate what is due, yield what has finished, step; until none is left."""
     while not stop.is_set():
         staying = [one for one in crowd.members if one.row["model"] in held]
-        joining = _taken(group, capacity - len(staying), common)
-        held |= {one.row["model"]: Record() for one in joining}
+        joining = _taken(group, held, capacity - len(staying), common)
         if not held:
             return
         if joining or len(staying) < len(crowd.members):
@@ -243,14 +265,16 @@ def _train_until_empty(
             _advance(crowd)
 
 
-def _taken(group: deque, count: int, common: Common) -> list[Member]:
-    """Take rows from the front; another thread may take the last one first."""
+def _taken(group: deque, held: dict[int, Record], count: int, common: Common) -> list[Member]:
+    """Take rows from the front into `held`; another thread may take the last one first."""
     taken = []
     for _ in range(count):
         try:
-            taken.append(member(group.popleft(), common.bank))
+            row = group.popleft()
         except IndexError:
             break
+        held[row["model"]] = Record(row)
+        taken.append(member(row, common.bank))
     return taken
 
 
@@ -273,7 +297,7 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
         one = crowd.members[place]
         record = records[one.row["model"]]
         _note(crowd, place, record, valid[k], test[k])
-        record.exports.write(vectors[k].tobytes())
+        record.export(vectors[k])
         one.evaluations += 1
         _decide(record, one, np.isfinite(vectors[k]).all(), max_epochs)
         if record.status:
