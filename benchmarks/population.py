@@ -22,7 +22,7 @@ import xarray as xr
 
 from benchmarks import contenders
 from nwslib import space
-from nwslib.population import describe, implementations, resolve_device, train
+from nwslib.population import describe, implementations, resolve_device, speed, train
 from nwslib.population.images import ImageSet
 from nwslib.population.lanes import plan, program
 from nwslib.population.networks import cnn
@@ -82,28 +82,6 @@ def run(device: str, repeats: int, only: list[str] | None, mixed_epochs: int, me
     print(json.dumps(found | {"device": describe(place)}))
 
 
-def operations(layout: Layout, size: int) -> float:
-    """Count the operations per image of one network, forward and backward."""
-    depth = sum(1 for t in layout.tensors if t.kind == "kernel" and t.part == "convolution")
-    block_of, total = list(cnn.blocks(depth)), 0
-    kernels = [t for t in layout.tensors if t.kind == "kernel"]
-    for number, kernel in enumerate(kernels):
-        places = (size // 2 ** block_of[number]) ** 2 if number < depth else 1
-        total += 2 * kernel.size * places * (2 if number == 0 else 3)
-    return float(total)
-
-
-def matrix_rate(device: torch.device) -> float:
-    """Measure the operations per second of a large float32 matrix product."""
-    a, b = torch.randn(2, 2048, 2048, device=device)
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        (a @ b).sum().item()
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best
-
-
 def _compare(name: str, device: torch.device, repeats: int) -> dict[str, float]:
     shape, batch, ours, theirs = ROWS[name]
     constants = contenders.SHAPES[shape]
@@ -112,10 +90,10 @@ def _compare(name: str, device: torch.device, repeats: int) -> dict[str, float]:
     rates: dict[str, list[float]] = {way: [] for way in ways}
     products: list[float] = []
     for _ in range(repeats):
-        products.append(matrix_rate(device))
+        products.append(speed.matrix_product_rate(device))
         for label, way in ways.items():
             rates[label].append(_rate(way, device))
-    cost, middle = operations(layout, size), {label: median(values) for label, values in rates.items()}
+    cost, middle = cnn.operations(layout, size), {label: median(values) for label, values in rates.items()}
     print(f"\n{name}: {cost / 1e6:.2f} MFLOP per image, batch {batch}")
     for label, values in rates.items():
         share = median(value * cost / product for value, product in zip(values, products, strict=True))

@@ -504,6 +504,35 @@ def rates(measured: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def growth(seconds: xr.Dataset, ax: Axes) -> Axes:
+    """Draw time against the number of networks, with the straight line through the origin and the largest population.
+
+    Parameters
+    ----------
+    seconds
+        ``seconds`` with the dimensions ``networks`` and ``repeat``.
+    ax
+        Axes to draw on, both logarithmic afterwards.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A point for the median of the repeats, a whisker from the fastest to the slowest.
+    """
+    values = seconds["seconds"].transpose("networks", "repeat").values
+    counts, middle = seconds["networks"].values, np.median(values, axis=1)
+    ax.plot(counts, middle[-1] * counts / counts[-1], color=_MUTED, linewidth=1.2, label="time grows with the networks")
+    ax.errorbar(
+        counts, middle, (middle - values.min(axis=1), values.max(axis=1) - middle), fmt="o", color=PALETTE[0],
+        label="measured",
+    )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="networks", ylabel="seconds")
+    ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    ax.minorticks_off()
+    ax.legend()
+    return ax
+
+
 def _words(name: object) -> str:
     return str(name).replace("_", " ")
 

@@ -1,16 +1,18 @@
 """What computes a population: which implementation, on how many threads, how many networks side by side.
 
-=========  =======  ====================================================================================================
-name       device   what it is
-=========  =======  ====================================================================================================
-lanes      CPU      one compiled program per core; its vectors hold channels and networks together
-grouped    any      PyTorch: one grouped channels-last convolution for all networks
-im2col     any      PyTorch: unfolded images and batched products
-triton     CUDA     kernels written for tensors of many small networks, the step recorded as one graph
-=========  =======  ====================================================================================================
+=============  =======  ==============  ===============================================================================
+name           device   equality        what it is
+=============  =======  ==============  ===============================================================================
+lanes          CPU      exact           one compiled program per core; its vectors hold channels and networks together
+grouped        any      exact on a CPU  PyTorch: one grouped channels-last convolution for all networks
+im2col         any      agreement       PyTorch: unfolded images and batched products
+triton         CUDA     exact           kernels written for many small networks, the step recorded as one graph
+triton_tf32x3  CUDA     exact           the same with products on tensor units, three roundings to 11 bits for each
+=============  =======  ==============  ===============================================================================
 
-Each gives a network the same bits alone and in any crowd. Between two of them rounding differs, and training makes
-another network of that: so a population has one implementation, which its manifest names and a resumed training takes.
+Where equality is exact, a network has the same bits alone and in any crowd; agreement means up to rounding, which
+training makes large. Between two implementations rounding differs, too: so a population has one, which its manifest
+names, with its equality, and a resumed training takes.
 How many networks train side by side changes no bit: it is measured on the machine at hand and remembered.
 """
 
@@ -40,8 +42,10 @@ STACKED = {
     "grouped": operators.Implementation(),
     "im2col": operators.Implementation(convolution="im2col"),
     "triton": operators.TRITON,
+    "triton_tf32x3": operators.Implementation("triton_tf32x3", "triton", "triton_tf32x3", "triton"),
 }
 NAMES = ("lanes", *STACKED)
+EQUALITY = {"grouped": "exact on a CPU", "im2col": "agreement"}
 
 #: Bytes of buffers that one crowd may take while the best number of networks is searched.
 SEARCHED = 2**30
@@ -89,8 +93,8 @@ def choose(name: str, device: torch.device, design: xr.Dataset) -> str:
         return "lanes" if fits else "triton" if device.type == "cuda" else "grouped"
     if chosen == "lanes" and not fits:
         raise ValueError(f"implementation 'lanes' needs a CPU and image sizes that divide by 8, not {device}, {sizes}")
-    if chosen == "triton" and device.type != "cuda":
-        raise ValueError(f"implementation 'triton' needs a CUDA device, not {device}. Use 'auto'")
+    if chosen.startswith("triton") and device.type != "cuda":
+        raise ValueError(f"implementation {chosen!r} needs a CUDA device, not {device}. Use 'auto'")
     return chosen
 
 
@@ -105,16 +109,15 @@ def _begun(design: xr.Dataset) -> str | None:
 
 
 def described(name: str) -> dict[str, str]:
-    """Say what computes each part, for the manifest.
+    """Say what computes each part, and how equal networks are in any company, for the manifest.
 
     Examples
     --------
     >>> described("lanes")["convolution"]
     'lanes'
     """
-    if name == "lanes":
-        return dict.fromkeys(asdict(operators.Implementation()), "lanes")
-    return asdict(STACKED[name])
+    parts = asdict(STACKED[name]) if name in STACKED else dict.fromkeys(asdict(operators.TRITON), name)
+    return {**parts, "equality": EQUALITY.get(name, "exact")}
 
 
 def threads(name: str, device: torch.device) -> int:
@@ -161,7 +164,7 @@ def capacity(
         return measured_lanes(layout, row["image_size"], row["batch_size"], min(plan.lanes_for(share), most))
     channels = max(layout.tensors[0].shape[0], 3)
     bytes_per_network = 4 * row["batch_size"] * row["image_size"] ** 2 * channels
-    if name == "triton":
+    if name.startswith("triton"):
         return min(share, max(16, min(1024, 2**33 // (20 * bytes_per_network))))
     # Two cores reached 160 to 185 GFLOP/s when the largest feature maps took 16 MiB, 38 when they took 64.
     return min(share, max(4, min(64, 2**24 // bytes_per_network)))

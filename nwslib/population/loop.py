@@ -56,10 +56,11 @@ class Watch:
     started: float = field(default_factory=time.monotonic)
     evaluations: int = 0
     accuracies: list[float] = field(default_factory=list)
+    owner: int = field(default_factory=threading.get_ident)
 
     def report(self) -> None:
-        """Show how far the training is."""
-        if self.shown:
+        """Show how far the training is; one thread alone writes the line."""
+        if self.shown and threading.get_ident() == self.owner:
             status_line.report(self.line(time.monotonic() - self.started))
 
     def end(self) -> None:
@@ -290,13 +291,14 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
     due = [place for place, one in enumerate(crowd.members) if one.step == 0 and one.evaluations == one.epoch]
     if not due:
         return []
+    sent = crowd.send(due)  # on its way to the host while the device evaluates
     valid, test = crowd.evaluate(due)
-    vectors = crowd.vectors(due)
+    vectors, sums = sent.numpy(), crowd.sums(due)
     finished = []
     for k, place in enumerate(due):
         one = crowd.members[place]
         record = records[one.row["model"]]
-        _note(crowd, place, record, valid[k], test[k])
+        _note(record, one, crowd.batch, *sums[k], valid[k], test[k])
         record.export(vectors[k])
         one.evaluations += 1
         _decide(record, one, np.isfinite(vectors[k]).all(), max_epochs)
@@ -308,13 +310,9 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
     return finished
 
 
-def _note(crowd: Any, place: int, record: Record, valid: float, test: float) -> None:
-    one = crowd.members[place]
-    trained = one.epoch > 0
+def _note(record: Record, one: Member, batch: int, right: int, losses: float, valid: float, test: float) -> None:
     steps = one.steps_per_epoch
-    correct, loss_sum = crowd.sums(place)
-    train = correct / (steps * crowd.batch) if trained else np.nan
-    loss = loss_sum / steps if trained else np.nan
+    train, loss = (right / (steps * batch), losses / steps) if one.epoch > 0 else (np.nan, np.nan)
     for name, value in zip(CURVES, (train, valid, test, loss), strict=True):
         record.curves[name].append(value)
 

@@ -369,9 +369,10 @@ class Slots:
                 moving = self.weights[:, self.layout.slices[f"{layer}.{kind}"]]
                 moving.mul_(0.9).add_(value * 0.1)
 
-    def sums(self, place: int) -> tuple[int, float]:
-        """Give how many images of its last epoch a network recognised, and its loss summed over the steps."""
-        return int(self.correct[place]), float(self.loss[place])
+    def sums(self, places: list[int]) -> list[tuple[int, float]]:
+        """Give how many images of their last epoch networks recognised, and their losses summed over the steps."""
+        right, loss = self.correct.tolist(), self.loss.tolist()
+        return [(right[place], loss[place]) for place in places]
 
     @torch.no_grad()
     def evaluate(self, places: list[int]) -> tuple[list[float], list[float]]:

@@ -17,9 +17,13 @@ from nwslib.population.images import ImageSet
 from nwslib.population.networks import cnn
 from nwslib.population.slots import Bank, Member, bank, member, rows
 from nwslib.population.train import train
+from nwslib.snapshots.schema import layout_of
 
 EVALUATION_BATCH = 1000
 ALONE = 8
+
+#: Images that one network visits at the study's nominal size: 30 epochs of 49,500.
+BUDGET = 30 * 49_500
 
 
 def compare(
@@ -92,6 +96,120 @@ def _crowd_rate(design: xr.Dataset, images: Mapping[str, ImageSet], epochs: int,
     finished = train(design, images, slots=design.sizes["model"], max_epochs=epochs + 1, device=device, progress=False)
     visited = sum(int(one["steps"][0]) * int(one["batch_size"][0]) for one in finished)
     return visited / (time.perf_counter() - start)
+
+
+def matrix_product_rate(device: str | torch.device = "auto") -> float:
+    """Measure the operations per second of a large float32 matrix product: the rate that training is held against.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    float
+        The best of several products of 2,048 x 2,048 numbers.
+    """
+    a, b = torch.randn(2, 2048, 2048, device=resolve_device(device))
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        (a @ b).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best
+
+
+def cost(design: xr.Dataset, images: Mapping[str, ImageSet], *, epochs: int = 2, device: str = "auto") -> xr.Dataset:
+    """Measure what training a design costs: evaluations, augmentation and snapshots included, the start left out.
+
+    Parameters
+    ----------
+    design, images
+        As for `nwslib.population.train`.
+    epochs
+        Epochs that are measured.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    xarray.Dataset
+        ``rate``: training images per second; ``operations`` per image, mean over the images visited; ``weights`` of one
+        network, mean; ``networks``.
+
+    Examples
+    --------
+    >>> from nwslib.population import images
+    >>> design = space.sample("nws_small", 2, seed=0, dataset="digits", batch_size=256)
+    >>> found = cost(design, {"digits": images.load("digits", size=16)}, epochs=1)
+    >>> int(found["weights"])
+    4828
+    """
+    seconds = {}
+    for evaluations in (2, 1, 1 + epochs):  # the first time compiles and measures what suits, and does not count
+        start = time.perf_counter()
+        finished = list(train(design, images, max_epochs=evaluations, device=device, progress=False))
+        seconds[evaluations] = time.perf_counter() - start
+    visited = np.array([int(one["steps"][0]) * int(one["batch_size"][0]) for one in finished])
+    layouts = [layout_of(one) for one in finished]
+    each = [cnn.operations(layout, int(one["image_size"][0])) for layout, one in zip(layouts, finished, strict=True)]
+    return xr.Dataset(
+        {
+            "rate": ((), visited.sum() / (seconds[1 + epochs] - seconds[1]), {"units": "images/s"}),
+            "operations": ((), np.average(each, weights=visited)),
+            "weights": ((), np.mean([layout.size for layout in layouts])),
+            "networks": ((), len(finished)),
+        }
+    )
+
+
+def growth(
+    collection: str,
+    images: Mapping[str, ImageSet],
+    counts: Sequence[int],
+    *,
+    epochs: int = 2,
+    repeats: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+) -> xr.Dataset:
+    """Measure how the time to train a population grows with its networks.
+
+    Parameters
+    ----------
+    collection, seed
+        The networks: of `nwslib.space.sample`.
+    images
+        Image sets, drawn uniformly.
+    counts
+        Numbers of networks.
+    epochs, repeats
+        Of each network; times that everything is measured, all counts in turn.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    xarray.Dataset
+        ``seconds`` with the dimensions ``networks`` and ``repeat``.
+
+    Raises
+    ------
+    ValueError
+        If the collection, the device or a number is not valid.
+    """
+    if min([repeats, epochs, *counts]) < 1:
+        raise ValueError("repeats, epochs and every count must be at least 1")
+    design = space.sample(collection, max(counts), seed, dataset=sorted(images), batch_size=32)
+    seconds = np.empty((len(counts), repeats))
+    for repeat in range(repeats):
+        for place, count in enumerate(counts):
+            some, start = design.isel(model=slice(0, count)), time.perf_counter()
+            for _ in train(some, images, max_epochs=epochs + 1, device=device, progress=False):
+                pass
+            seconds[place, repeat] = time.perf_counter() - start
+    return xr.Dataset({"seconds": (("networks", "repeat"), seconds, {"units": "s"})}, {"networks": list(counts)})
 
 
 def train_alone(one: Member, images: Bank, epochs: int) -> tuple[float, float]:

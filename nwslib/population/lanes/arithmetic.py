@@ -66,7 +66,7 @@ def expm1(x: float) -> float:
 
     Notes
     -----
-    x = n ln 2 + r with ln 2 in two parts (Cody and Waite, 1980), then the Taylor series of r up to the type's precision.
+    x = n ln 2 + r with ln 2 in two parts (Cody and Waite, 1980), then the Taylor series of r, up to its precision.
     """
     return float(np.expm1(x))
 

@@ -8,7 +8,7 @@ import torch
 from nwslib.population import draws, optimizers
 from nwslib.population.lanes import plan, program
 from nwslib.population.networks import cnn
-from nwslib.population.slots import Bank, Member
+from nwslib.population.slots import Bank, Member, Sent
 from nwslib.snapshots.layout import Layout
 
 #: Steps between two looks at whether to go on: some hundredths of a second.
@@ -123,6 +123,10 @@ class Crowd:
         """Give the weights of some networks, shape (places, w), float32, in the order of the layout."""
         return self._released(self._state.weights, places).astype(np.float32, copy=False)
 
+    def send(self, places: list[int]) -> Sent:
+        """Give what `vectors` gives, as `nwslib.population.slots.Slots.send` does."""
+        return Sent(torch.from_numpy(self.vectors(places)))
+
     def _released(self, flat: np.ndarray, places: list[int]) -> np.ndarray:
         vectors = np.empty((len(places), self.layout.size), flat.dtype)
         vectors[:, self._order] = _columns(flat, self.layout, self._state.m)[:, places].T
@@ -151,10 +155,10 @@ class Crowd:
             if one.step == one.steps_per_epoch:
                 one.epoch, one.step = one.epoch + 1, 0
 
-    def sums(self, place: int) -> tuple[int, float]:
-        """Give how many images of its last epoch a network recognised, and its loss summed over the steps."""
-        lane = self._state.lanes[place]
-        return int(lane["correct"]), float(lane["loss"])
+    def sums(self, places: list[int]) -> list[tuple[int, float]]:
+        """Give how many images of their last epoch networks recognised, and their losses summed over the steps."""
+        lanes = self._state.lanes
+        return [(int(lanes["correct"][place]), float(lanes["loss"][place])) for place in places]
 
     def evaluate(self, places: list[int]) -> tuple[list[float], list[float]]:
         """Measure accuracy with stored statistics, on images as they are.

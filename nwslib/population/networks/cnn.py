@@ -138,6 +138,33 @@ def hidden_units(layout: Layout) -> int:
     return sum(t.shape[0] for t in layout.tensors if t.layer.startswith("dense") and t.kind == "bias")
 
 
+def operations(layout: Layout, image_size: int) -> int:
+    """Count the multiplications and additions of all products, forward and backward, for one image.
+
+    Parameters
+    ----------
+    layout
+        Of the network.
+    image_size
+        Side of an image, in pixels.
+
+    Returns
+    -------
+    int
+        Of the forward pass, the gradient of the kernels and, but for the first layer, that of the inputs.
+
+    Examples
+    --------
+    >>> operations(layout(32, 5, 3, 2, 8, 128), 32) / 1e6
+    12.738048
+    """
+    kernels = [t for t in layout.tensors if t.kind == "kernel"]
+    depth = sum(1 for kernel in kernels if kernel.part == "convolution")
+    pixels = [(image_size // 2**block) ** 2 for block in blocks(depth)] + [1] * (len(kernels) - depth)
+    passes = [2] + [3] * (len(kernels) - 1)
+    return sum(2 * kernel.size * n * times for kernel, n, times in zip(kernels, pixels, passes, strict=True))
+
+
 def to_module(layout: Layout, vector: Tensor, activation: str = "relu") -> nn.Module:
     """Rebuild one network as an ordinary PyTorch module, in evaluation mode.
 
