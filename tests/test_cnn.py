@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nwslib import space
 from nwslib.population import draws, networks, operators
@@ -88,3 +89,12 @@ def test_a_layout_survives_its_json():
     again = Layout.from_json(layout.to_json())
     assert again == layout
     assert again.name == layout.name
+
+
+@pytest.mark.parametrize(("depth_conv", "depth_fc"), [(3, 2), (4, 1), (5, 3)])
+def test_operations_are_those_of_the_products(depth_conv, depth_fc):
+    layout = cnn.layout(16, 3, depth_conv, depth_fc, 4, 32)
+    module = cnn.to_module(layout, torch.randn(layout.size))
+    with FlopCounterMode(display=False) as counter:
+        module(torch.rand(3, 3, 16, 16)).sum().backward()
+    assert counter.get_total_flops() == 3 * cnn.operations(layout, 16)

@@ -243,6 +243,15 @@ def test_claims_are_drawn_the_best_first(ax):
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first at the top
 
 
+def test_growth_is_drawn_against_the_line_through_the_origin(ax):
+    values = [[1.0, 3.0, 2.0], [8.0, 8.0, 8.0]]
+    plots.growth(xr.Dataset({"seconds": (("networks", "repeat"), values)}, {"networks": [16, 64]}), ax)
+    line, points = ax.lines[0], ax.containers[0].lines[0]
+    assert points.get_ydata().tolist() == [2.0, 8.0]
+    assert line.get_ydata().tolist() == [2.0, 8.0]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["16", "64"]
+
+
 def test_rates_are_medians_with_the_ratio_to_the_first_way(ax):
     measured = xr.Dataset({"rate": (("way", "repeat"), [[10.0, 20, 90], [50.0, 60, 70]])}, {"way": ["loop", "crowd"]})
     plots.rates(measured, ax)

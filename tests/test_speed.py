@@ -4,6 +4,7 @@ import torch
 
 from nwslib import space
 from nwslib.population import speed, train
+from nwslib.population.networks import cnn
 from nwslib.population.slots import bank, member, rows
 
 
@@ -27,6 +28,43 @@ def test_a_rate_counts_the_images_of_all_networks_and_epochs(bars, monkeypatch):
     measured = speed.compare("nws_small", textures, [4], epochs=2, repeats=1, batch_size=64)["rate"]
     assert measured.sel(way="4 side by side").item() == pytest.approx(4 * 2 * 3 * 64 / 10)
     assert measured.sel(way="one at a time").item() == pytest.approx(2 * 5 * 64 / 20)
+
+
+def test_cost_counts_the_images_between_the_shortest_training_and_a_longer_one(bars, monkeypatch):
+    real, given = speed.train, []
+
+    def counted(design, images, *, max_epochs, **options):
+        given.append(max_epochs)
+        return real(design, images, max_epochs=max_epochs, **options)
+
+    moments = [0, 50, 100, 107, 200, 217]  # the first training, which compiles, takes 50 s; the others 7 and 17
+    monkeypatch.setattr(speed.time, "perf_counter", iter(moments).__next__)
+    monkeypatch.setattr(speed, "train", counted)
+    design = space.sample("nws_small", 2, 0, dataset="textures", batch_size=[32, 64])
+    found = speed.cost(design, bars, epochs=3, device="cpu")
+    assert given == [2, 1, 4]
+    batches = design["batch_size"].values
+    visited = sum(3 * (360 // batch) * batch for batch in batches)
+    assert found["rate"].item() == pytest.approx(visited / (17 - 7))
+    layout = cnn.layout(16, 3, 3, 2, 4, 32)
+    assert found["operations"].item() == cnn.operations(layout, 16)
+    assert (found["weights"].item(), found["networks"].item()) == (layout.size, 2)
+
+
+def test_growth_measures_every_count_in_every_repeat(bars, monkeypatch):
+    clock, asked = iter(np.arange(0, 1000, 10.0)), []
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speed, "train", lambda design, *_, **__: asked.append(design.sizes["model"]) or [])
+    grown = speed.growth("nws_small", bars, [3, 5], repeats=2)["seconds"]
+    assert asked == [3, 5, 3, 5]
+    assert grown.dims == ("networks", "repeat")
+    assert (grown == 10).all()
+    with pytest.raises(ValueError, match="at least 1"):
+        speed.growth("nws_small", bars, [0])
+
+
+def test_a_matrix_product_is_faster_than_an_interpreter():
+    assert 1e8 < speed.matrix_product_rate("cpu") < 1e15
 
 
 @pytest.mark.slow
