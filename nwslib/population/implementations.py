@@ -203,7 +203,10 @@ def _rate(layout: Layout, size: int, batch: int, m: int) -> float:
     """Measure images per second of one core; 0 for a crowd whose buffers are too large to be worth it."""
     if m > 1 and plan.workspace_bytes(layout, size, batch, m, np.dtype("float32")) > SEARCHED:
         return 0.0
-    state = plan.state(layout, size, batch, m, np.dtype("float32"))
+    try:
+        state = plan.state(layout, size, batch, m, np.dtype("float32"))
+    except MemoryError:
+        return 0.0
     state.present[0] = True
     state.weights[:] = 0.01
     best = 0.0
