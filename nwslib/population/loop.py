@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -91,10 +91,8 @@ class Record:
     status: str = ""
     reason: str = ""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove the exports."""
         with suppress(OSError):  # on a full disk, what is still to be written
             self.exports.close()
 
@@ -228,10 +226,11 @@ def _train_crowd(
             if not out_of_memory(error):
                 raise
             group.extendleft(record.row for record in reversed(held.values()))
+            watch.evaluations -= sum(len(record.curves["test_accuracy"]) for record in held.values())
             capacity = _halved(capacity, layout, error)
         finally:
             for record in held.values():
-                record.__exit__()
+                record.close()
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -259,8 +258,8 @@ def _train_until_empty(
             crowd.arrange(staying + joining)
         finished = _evaluate_due(crowd, held, common.max_epochs, watch)
         for one in finished:
-            with held.pop(one.row["model"]) as record:
-                result = _result(one, record, layout, common)
+            result = _result(one, held[one.row["model"]], layout, common)
+            held.pop(one.row["model"]).close()
             yield result
         if not finished:
             _advance(crowd)
