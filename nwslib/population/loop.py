@@ -159,6 +159,8 @@ def _side_by_side(
         try:
             for finished in _train_groups(waiting, threads, slots, common, watch, stop):
                 _hand_over(results, finished, stop)
+        except MemoryError:
+            pass  # other crowds need it; what was put back waits for them, or for the end
         except BaseException as error:
             _hand_over(results, error, stop)
         _hand_over(results, None, stop)
@@ -168,6 +170,7 @@ def _side_by_side(
         worker.start()
     try:
         yield from _received(results, threads, watch)
+        yield from _train_groups(waiting, 1, slots, common, watch, stop)
     finally:
         stop.set()
         for worker in workers:
