@@ -63,8 +63,8 @@ def idle(client):
 
 
 @contextmanager
-def failing(client, fails):
-    """Have workers call `fails` with the number of a network, and themselves, before they send it."""
+def failing(client, fails, times=1):
+    """Have workers call `fails` with the number of a network, and themselves, before they send it `times` times."""
 
     def patch(dask_worker):
         from nwslib import population
@@ -77,7 +77,7 @@ def failing(client, fails):
             def some():
                 for network in training:
                     fails(network["model"].item(), dask_worker)
-                    yield network
+                    yield from [network] * times
 
             return population.Training(training.design, training.parameters, training.implementation, some())
 
@@ -86,8 +86,9 @@ def failing(client, fails):
     def mend():
         from nwslib import population
 
-        population.train = population.sound
+        population.train = getattr(population, "sound", population.train)
 
+    client.wait_for_workers(2)
     client.run(patch)
     try:
         yield
@@ -118,14 +119,25 @@ def test_a_lost_worker_costs_no_network_and_doubles_none(local, digits, tmp_path
     assert snapshots.same(there, on_one_machine(tmp_path / "here", design, digits)) == []
 
 
-def test_losing_every_worker_costs_no_network(local, digits):
-    numbers = []
-    for network in cluster.train(designed(6), digits, client=local, rows_per_task=3, slots=1, **OPTIONS):
+def test_losing_every_worker_costs_no_network_that_had_arrived(local, digits, monkeypatch):
+    runs, real = [], cluster._Run.close
+    monkeypatch.setattr(cluster._Run, "close", lambda run: runs.append(run) or real(run))
+    numbers, before = [], None
+    for network in cluster.train(designed(6, batch_size=64), digits, client=local, rows_per_task=6, slots=1, **OPTIONS):
         numbers.append(network["model"].item())
-        if len(numbers) == 1:
+        if before is None:
+            before = list(numbers)
             for process in local.run(os.getpid).values():
                 os.kill(process, signal.SIGKILL)
     assert sorted(numbers) == list(range(6))
+    sent = [model for task in runs[0].arrived.values() for model in task]
+    assert [sent.count(model) for model in before] == [1]
+
+
+def test_a_network_that_is_sent_twice_counts_once(local, digits):
+    with failing(local, lambda model, worker: None, times=2):
+        training = cluster.train(designed(4), digits, client=local, **OPTIONS)
+        assert sorted(network["model"].item() for network in training) == [0, 1, 2, 3]
 
 
 def test_sets_may_be_loaded_by_the_workers_of_an_address(local, digits):
@@ -139,11 +151,12 @@ def test_sets_may_be_loaded_by_the_workers_of_an_address(local, digits):
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_training_that_is_dropped_leaves_the_cluster_clean(local, digits, taken):
-    training = cluster.train(designed(40), digits, client=local, slots=1, **OPTIONS)
-    for _ in range(taken):
-        next(training)
-    del training
-    assert idle(local)
+    with failing(local, lambda model, worker: time.sleep(0.5)):
+        training = cluster.train(designed(80), digits, client=local, rows_per_task=40, slots=1, **OPTIONS)
+        for _ in range(taken):
+            next(training)
+        del training
+        assert idle(local)
 
 
 def test_a_network_that_fails_does_not_take_others_with_it(local, digits, tmp_path):
@@ -168,6 +181,7 @@ def test_a_network_that_fails_does_not_take_others_with_it(local, digits, tmp_pa
 
 
 def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
+    local.wait_for_workers(2)
     broken = next(iter(local.nthreads()))
 
     def fails(model, worker):
@@ -175,16 +189,32 @@ def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
             raise OSError("no space left")
 
     with failing(local, fails):
-        training = cluster.train(designed(4), digits, client=local, rows_per_task=1, retries=1, **OPTIONS)
-        assert [network["status"].item() for network in training] == ["stopped"] * 4
+        training = cluster.train(designed(12), digits, client=local, rows_per_task=1, retries=1, **OPTIONS)
+        assert [network["status"].item() for network in training] == ["stopped"] * 12
+
+
+def test_a_task_does_not_wait_for_a_worker_that_is_gone(local, digits):
+    local.wait_for_workers(2)
+    broken = next(iter(local.nthreads()))
+
+    def fails(model, worker):
+        if worker.address == broken:
+            time.sleep(0.5)
+            raise OSError("no space left")
+        os.kill(os.getpid(), signal.SIGKILL)  # and comes back sound
+
+    with failing(local, fails):
+        (network,) = cluster.train(designed(1), digits, client=local, retries=30, **OPTIONS)
+    assert network["status"].item() == "stopped"
 
 
 def test_where_everything_fails_nothing_is_given_out(local, digits):
     def fails(model, worker):
         raise OSError("no space left")
 
-    with failing(local, fails), pytest.raises(RuntimeError, match=r"8 networks failed .* OSError: no space left"):
+    with failing(local, fails), pytest.raises(RuntimeError, match=r"8 networks .* OSError: no space left") as told:
         next(cluster.train(designed(20), digits, client=local, rows_per_task=4, retries=0, **OPTIONS))
+    assert told.tb is not None  # a notebook keeps it too, and with it all that the training held
     assert idle(local)
 
 

@@ -164,6 +164,7 @@ class _Task:
     priority: int
     tries: int = 0
     failed_on: tuple[str, ...] = ()
+    only_on: tuple[str, ...] = ()
 
 
 class _SetUpError(RuntimeError):
@@ -221,17 +222,16 @@ class _Run:
         """Give a task to the cluster; not to a worker that it failed on, as long as there is another."""
         number = str(len(self.arrived))
         part = self.design.isel(model=[self.places[model] for model in task.models])
-        others = [one for one in self.client.nthreads() if one not in task.failed_on] if task.failed_on else []
+        others = tuple(one for one in self.client.nthreads() if one not in task.failed_on) if task.failed_on else ()
         future = self.client.submit(
             _work,
             *(part, self.held, self.options, self.plan, self.name, number),
             key=(f"{self.name}-train", int(number)),
             priority=task.priority,
-            workers=others or None,
-            allow_other_workers=bool(others),
+            workers=list(others) or None,  # strictly: an idle worker would steal it, and one that fails at once is idle
         )
         self.arrived[number] = []
-        self.running[future] = task
+        self.running[future] = replace(task, only_on=others)
 
     def collect(self) -> list[xr.Dataset]:
         """Take the networks that have arrived, each only once."""
@@ -246,8 +246,13 @@ class _Run:
         return new
 
     def over(self) -> list[Future]:
-        """Give the tasks that have ended: all that they sent has reached the scheduler."""
-        return [future for future in self.running if future.done()]
+        """Give the tasks that have ended, and so sent all they will, and those whose only workers are gone."""
+        alive = self.client.nthreads().keys() if any(task.only_on for task in self.running.values()) else set()
+        return [
+            future
+            for future, task in self.running.items()
+            if future.done() or (task.only_on and alive.isdisjoint(task.only_on))
+        ]
 
     def settle(self, over: Iterable[Future], retries: int) -> dict[int, str]:
         """Try again what ended tasks have left, and give what has failed for good, with reasons."""
@@ -256,6 +261,10 @@ class _Run:
             task = self.running.pop(future)
             left = tuple(model for model in task.models if model in self.missing)
             if not left:
+                continue
+            if not future.done():
+                future.cancel()
+                self.submit(replace(task, models=left))
                 continue
             worker, reason = _outcome(future)
             task = replace(task, models=left, failed_on=(*task.failed_on, worker))
