@@ -8,7 +8,7 @@ operations. Integers are bit-identical on every device; real numbers derived fro
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -241,7 +241,9 @@ RANGES = {
 }
 
 
-def augmentation(seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: int) -> Augmentation:
+def augmentation(
+    seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: int, *, purpose: int = AUGMENTATION
+) -> Augmentation:
     """Draw the augmentation of one step for several networks: for every image its own.
 
     Parameters
@@ -250,6 +252,8 @@ def augmentation(seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: 
         Shape (m,).
     batch
         Images per network.
+    purpose
+        AUGMENTATION, or EVALUATION for draws of their own.
 
     Returns
     -------
@@ -261,12 +265,18 @@ def augmentation(seeds: Tensor, epoch: Tensor | int, step: Tensor | int, batch: 
     The ranges of Eilertsen et al.; there colour and noise were drawn once per batch, here per image.
     """
     per_image = len(RANGES) + 1
-    bits = words(seeds, AUGMENTATION, epoch, step, per_image * batch).unflatten(1, (batch, per_image))
+    bits = words(seeds, purpose, epoch, step, per_image * batch).unflatten(1, (batch, per_image))
     share = uniform(bits)
     fields = {
         name: (low + (high - low) * share[..., k]).float() for k, (name, (low, high)) in enumerate(RANGES.items())
     }
     return Augmentation(**fields, noise_start=bits[..., -1] % NOISE_BANK)
+
+
+def colour_per_batch(draw: Augmentation) -> Augmentation:
+    """Give all images of a batch the colour and the noise level of its first, as the study's code did."""
+    names = ("brightness", "contrast", "hue", "saturation", "noise")
+    return replace(draw, **{name: getattr(draw, name)[:, :1].expand_as(getattr(draw, name)) for name in names})
 
 
 @functools.cache

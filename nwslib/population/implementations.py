@@ -127,10 +127,10 @@ def threads(name: str, device: torch.device) -> int:
 
 def crowd_maker(name: str, layout: Layout, batch: int, common: Any) -> Callable[[], Crowd | Slots]:
     """Give a function that makes an empty crowd of one architecture and batch size."""
+    options = frozenset(common.parameters["options"])
     if name == "lanes":
-        options = frozenset(common.parameters["options"])
         return lambda: Crowd(layout, batch, common.bank, common.dtype, options)
-    return lambda: Slots(layout, batch, common.bank, common.dtype, implementation=STACKED[name])
+    return lambda: Slots(layout, batch, common.bank, common.dtype, implementation=STACKED[name], options=options)
 
 
 def capacity(

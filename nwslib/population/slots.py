@@ -165,6 +165,7 @@ class Slots:
     dtype: torch.dtype
     members: list[Member] = field(default_factory=list)
     implementation: operators.Implementation = cnn.DEFAULT
+    options: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         device = self.images.images.device
@@ -318,13 +319,14 @@ class Slots:
         places = steps[:, None] * self.batch + torch.arange(self.batch, device=steps.device)
         index = self.orders.gather(1, places)
         labels = self.images.labels[index]
-        if self.implementation.step == "triton":
+        if self.implementation.step == "triton" and "colour_per_batch" not in self.options:
             about = (self.seeds, epochs, steps, self.augments, self.colourful, self.images.noise)
             return _programs().load(self.images.images, index, *about, self.dtype), labels
         images = self._gather(index).to(self.dtype).div_(255)  # (m, b, y, x, c)
         if len(self.augmented):
             on = self.augmented
             draw = draws.augmentation(self.seeds[on], epochs[on], steps[on], self.batch)
+            draw = draws.colour_per_batch(draw) if "colour_per_batch" in self.options else draw
             changed = augment_some(images.index_select(0, on), draw, self.coloured, self.images.noise)
             images.index_copy_(0, on, changed.clamp_(0, 1).to(self.dtype))
         return self._inside(images), labels
@@ -345,7 +347,9 @@ class Slots:
         leaf = self.weights.detach().requires_grad_()
         tensors = self._tensors(leaf)
         statistics: cnn.Statistics = {}
-        features = cnn.features(tensors, images, self.activations, statistics, self.implementation)
+        features = cnn.features(
+            tensors, images, self.activations, statistics, self.implementation, "bias_noise" in self.options
+        )
         logits = cnn.outputs(tensors, features, self.activations, statistics, dropout, self.implementation)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         (gradient,) = torch.autograd.grad(losses, leaf, torch.full_like(losses, 1 / self.batch))
@@ -392,15 +396,32 @@ class Slots:
         members = [self.members[place] for place in padded]
         tensors = self._tensors(self.weights[torch.tensor(padded, device=self.weights.device)])
         activations = self.implementation.activations([one.row["activation"] for one in members], self.weights.device)
-        piece = EVALUATION_BATCH["cuda" if self.weights.is_cuda else "cpu"]
-        lists = [torch.cat((one.valid, one.test)) for one in members]
-        index = torch.nn.utils.rnn.pad_sequence(lists, batch_first=True)
-        index = F.pad(index, (0, -index.shape[1] % piece))
-        right = torch.cat([self._right(tensors, part, activations) for part in index.split(piece, dim=1)], 1)
-        right = right.cpu().numpy()
-        ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members[: len(places)]]
-        valid = [float(right[k, :end].mean()) for k, (end, _) in enumerate(ends)]
-        return valid, [float(right[k, start:end].mean()) for k, (start, end) in enumerate(ends)]
+        pieces = torch.nn.utils.rnn.pad_sequence([self._listed(one) for one in members], batch_first=True)
+        pieces = F.pad(pieces, (0, -pieces.shape[1] % self._piece)).split(self._piece, dim=1)
+        right = [self._right(tensors, part, activations, members, step) for step, part in enumerate(pieces)]
+        right = torch.cat(right, 1).cpu().numpy()
+        valid, test = [], []
+        for k, one in enumerate(members[: len(places)]):
+            start = len(self._filled(one.valid))
+            valid.append(float(right[k, : len(one.valid)].mean()))
+            test.append(float(right[k, start : start + len(one.test)].mean()))
+        return valid, test
+
+    @property
+    def _piece(self) -> int:
+        """Images of each network in one piece of an evaluation; a batch, where it counts which images are in one."""
+        by_batch = self.options & {"batch_statistics", "augmented_evaluation"}
+        return self.batch if by_batch else EVALUATION_BATCH["cuda" if self.weights.is_cuda else "cpu"]
+
+    def _listed(self, one: Member) -> Tensor:
+        return torch.cat((self._filled(one.valid), self._filled(one.test)))
+
+    def _filled(self, index: Tensor) -> Tensor:
+        """Fill the last batch up with the first images, where statistics of a batch count, so that all are whole."""
+        if "batch_statistics" not in self.options:
+            return index
+        length = -(-len(index) // self.batch) * self.batch
+        return index.repeat(-(-length // len(index)))[:length]
 
     def vectors(self, places: list[int]) -> np.ndarray:
         """Copy the weights of some networks to the host.
@@ -459,11 +480,35 @@ class Slots:
         for state, values in ((self.weights, weights), (self.a, a), (self.v, v)):
             state[place] = torch.from_numpy(np.asarray(values)).to(state)
 
-    def _right(self, tensors: Mapping[str, Tensor], index: Tensor, activations: operators.Segments | Tensor) -> Tensor:
-        images = self._inside(self._gather(index)).to(self.dtype).div_(255)
-        features = cnn.features(tensors, images, activations, None, self.implementation)
-        logits = cnn.outputs(tensors, features, activations, None, None, self.implementation)
+    def _right(
+        self,
+        tensors: Mapping[str, Tensor],
+        index: Tensor,
+        activations: operators.Segments | Tensor,
+        members: list[Member],
+        step: int,
+    ) -> Tensor:
+        images = self._gather(index).to(self.dtype).div_(255)
+        if "augmented_evaluation" in self.options:
+            images = self._augmented_for_evaluation(images, members, step)
+        statistics: cnn.Statistics | None = {} if "batch_statistics" in self.options else None
+        biased = "bias_noise" in self.options
+        features = cnn.features(tensors, self._inside(images), activations, statistics, self.implementation, biased)
+        logits = cnn.outputs(tensors, features, activations, statistics, None, self.implementation)
         return logits.argmax(-1) == self.images.labels[index]
+
+    def _augmented_for_evaluation(self, images: Tensor, members: list[Member], step: int) -> Tensor:
+        on = [k for k, one in enumerate(members) if one.row["augmentation"] == "on"]
+        if not on:
+            return images
+        rows, device = [members[k].row for k in on], images.device
+        seeds = torch.tensor([row["seed"] for row in rows], device=device)
+        epochs = torch.tensor([members[k].epoch for k in on], device=device)
+        draw = draws.augmentation(seeds, epochs, step, self.batch, purpose=draws.EVALUATION)
+        coloured = [k for k, row in enumerate(rows) if not self.images.grey[row["dataset"]]]
+        coloured = torch.tensor(coloured, dtype=torch.int64, device=device)
+        changed = augment_some(images[on], draw, coloured, self.images.noise).clamp_(0, 1)
+        return images.index_copy(0, torch.tensor(on, device=device), changed.to(self.dtype))
 
 
 def _programs() -> ModuleType:

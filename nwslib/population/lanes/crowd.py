@@ -180,6 +180,8 @@ class Crowd:
             joined = np.concatenate(parts)
             index[k, : len(joined)] = joined
         state = self._evaluated(places)
+        for k, one in enumerate(members):
+            state.lanes["epoch"][k] = one.epoch
         right = np.zeros((index.shape[1], state.m), np.bool_)
         options = ("batch_statistics" in self.options, "augmented_evaluation" in self.options)
         program.evaluate(state, self._images, index, right, self.batch, *options)

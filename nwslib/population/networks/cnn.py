@@ -66,6 +66,7 @@ def features(
     activations: operators.Segments | Tensor,
     statistics: Statistics | None,
     implementation: operators.Implementation = DEFAULT,
+    biased: bool = False,
 ) -> Tensor:
     """Compute the convolutional part.
 
@@ -81,6 +82,8 @@ def features(
         A dict to fill: normalise by the batch and put its statistics here. None: normalise by the stored ones.
     implementation
         What computes.
+    biased
+        Whether to add biases in front of a batch norm, which takes them away again but for rounding.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def features(
     for number, layer in enumerate(layers):
         # The bias in front of a batch norm has no effect and a gradient of zero: it stays 0 and is not added.
         x = operators.convolve(x, tensors[f"{layer}.kernel"], implementation.convolution)
+        x = x + tensors[f"{layer}.bias"] if biased else x
         pool = number + 1 == len(layers) or block_of[number + 1] != block_of[number]
         x = _finish(x, layer, tensors, statistics, activations, implementation.batch_norm, pool=pool)
     return x.permute(3, 0, 1, 2, 4).flatten(2)
