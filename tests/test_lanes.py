@@ -1,8 +1,10 @@
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numba import njit
+from numba.core.compiler_lock import global_compiler_lock
 
 from nwslib import space
 from nwslib.population import draws, networks, train
@@ -30,6 +33,12 @@ ACTIVATIONS = {
 
 
 # The product.
+
+
+def compile_anew(dtype, networks, width):
+    """Compile a product although it may be there."""
+    with global_compiler_lock:
+        return product._compiled.__wrapped__(dtype, networks, width)
 
 
 def multiply(code, width, a, b, c, add=False):
@@ -68,7 +77,7 @@ PAIRS = [
 @pytest.mark.parametrize(("dtype", "networks", "width"), PAIRS)
 def test_a_product_of_any_vector_shape_is_the_sum_over_both_loops(monkeypatch, dtype, networks, width):
     monkeypatch.setattr(product, "_tiles", lambda registers: ((2, (2, 1)), (1, (2, 1))))  # compiles in a tenth
-    code = product.compiled.__wrapped__(np.dtype(dtype), networks, width)
+    code = compile_anew(np.dtype(dtype), networks, width)
     for rows_, s1, s0, vectors in ((1, 1, 1, 1), (7, 3, 2, 3), (4, 1, 5, 2), (3, 0, 4, 1), (0, 2, 2, 2)):
         a, b, c = factors(whole, dtype, rows_, s1, s0, networks, vectors * width)
         expected = c.copy()
@@ -83,7 +92,7 @@ def test_a_product_of_any_vector_shape_is_the_sum_over_both_loops(monkeypatch, d
 def test_tiles_of_every_shape_cover_the_product_once(monkeypatch, registers):
     shapes = product._tiles(registers)
     monkeypatch.setattr(product, "_tiles", lambda _: shapes)
-    code = product.compiled.__wrapped__(np.dtype("float32"), 2, 4)
+    code = compile_anew(np.dtype("float32"), 2, 4)
     for rows_ in (1, 2, 3, 5, 15, 31):
         for vectors in (1, 2, 3, 4, 7):
             a, b, c = factors(whole, "float32", rows_, 2, 3, 2, vectors * 4)
@@ -121,6 +130,27 @@ def test_a_network_s_product_has_the_same_bits_in_any_company(dtype):
             together |= {first + k: sums.reshape(9, 8, m)[..., k].copy() for k in range(m)}
         alone = alone or together
         assert all(np.array_equal(together[k], alone[k]) for k in range(4)), (m, width)
+
+
+def test_threads_that_need_the_same_product_compile_it_once(monkeypatch):
+    emitted, emitter = [], product._Emitter
+
+    def noted(*arguments):
+        emitted.append(arguments[1:])
+        return emitter(*arguments)
+
+    monkeypatch.setattr(product, "_tiles", lambda registers: ((1, (1,)),))
+    monkeypatch.setattr(product, "_Emitter", noted)
+    monkeypatch.setattr(product, "_compiled", functools.cache(product._compiled.__wrapped__))
+    arguments, codes = (np.dtype("float32"), 1, 2), []
+    threads = [threading.Thread(target=lambda: codes.append(product.compiled(*arguments))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert emitted == [arguments]
+    assert len(codes) == 4
+    assert len(set(codes)) == 1
 
 
 def test_a_vector_is_no_longer_than_the_processor_s_and_divides_its_axis():
@@ -439,7 +469,7 @@ def test_loss_and_gradients_are_those_of_autograd(bars, filter_size, depth_conv,
         right = (forward(tensors, maps[place], torch.ones_like(mask), one.row)[0].argmax(1) == labels).sum().item()
         loss = F.cross_entropy(logits, labels)
         loss.backward()
-        assert crowd.sums(place) == (right, pytest.approx(loss.item(), rel=1e-10))
+        assert crowd.sums([place]) == [(right, pytest.approx(loss.item(), rel=1e-10))]
         for name, value in statistics.items():
             expected = 0.9 * tensors[name].detach() + 0.1 * value.detach()
             assert moved[name] == pytest.approx(expected.numpy(), rel=1e-9, abs=1e-12), name
@@ -541,7 +571,7 @@ def test_the_loss_of_an_unlikely_class_is_finite(bars):
     state.work[layer.z :][: logits.size] = logits.ravel()
     state.labels[:, 0] = 1
     program.cross_entropy(state, 8)
-    assert crowd.sums(0)[1] == pytest.approx(60)
+    assert crowd.sums([0])[0][1] == pytest.approx(60)
     gradient = state.work[layer.dz :][: logits.size].reshape(8, 20)
     assert gradient[:, 0] == pytest.approx(1 / 8)
     assert gradient[:, 1] == pytest.approx(-1 / 8)
@@ -610,7 +640,7 @@ def train_on(crowd, steps):
 
 
 def everything(crowd, place):
-    return [*crowd.state(place), *crowd.sums(place)]
+    return [*crowd.state(place), *crowd.sums([place])[0]]
 
 
 def equal(one, other):
@@ -743,13 +773,16 @@ def design(bars):
     return design
 
 
-def outcome(design, bars, *options):
-    return {int(one.model[0]): one for one in train(design, bars, max_epochs=4, options=options, progress=False)}
+@pytest.fixture(scope="module", params=["lanes", "grouped"])
+def outcome(request, design, bars):
+    """Train with some options; every implementation has them."""
 
+    @functools.cache
+    def finished(*options):
+        given = {"max_epochs": 4, "options": options, "implementation": request.param, "progress": False}
+        return {int(one.model[0]): one for one in train(design, bars, **given)}
 
-@pytest.fixture(scope="module")
-def plain(design, bars):
-    return outcome(design, bars)
+    return finished
 
 
 def changed(one, other):
@@ -763,19 +796,22 @@ def changed(one, other):
 MEASURED = {"curve_valid_accuracy", "curve_test_accuracy"}
 
 
-def test_batch_statistics_change_accuracies_and_nothing_else(design, bars, plain):
-    differences = [changed(one, plain[k]) for k, one in outcome(design, bars, "batch_statistics").items()]
+def test_batch_statistics_change_accuracies_and_nothing_else(outcome):
+    plain = outcome()
+    differences = [changed(one, plain[k]) for k, one in outcome("batch_statistics").items()]
     assert set().union(*differences) == MEASURED
 
 
-def test_augmented_evaluation_changes_the_accuracies_of_augmented_networks(design, bars, plain):
-    others = outcome(design, bars, "augmented_evaluation")
+def test_augmented_evaluation_changes_the_accuracies_of_augmented_networks(outcome):
+    plain = outcome()
+    others = outcome("augmented_evaluation")
     assert [bool(changed(others[k], plain[k])) for k in range(4)] == [True, False, True, False]
     assert set().union(*(changed(others[k], plain[k]) for k in range(4))) == MEASURED
 
 
-def test_colours_per_batch_change_augmented_networks_only(design, bars, plain):
-    others = outcome(design, bars, "colour_per_batch")
+def test_colours_per_batch_change_augmented_networks_only(outcome):
+    plain = outcome()
+    others = outcome("colour_per_batch")
     assert ["weights" in changed(others[k], plain[k]) for k in range(4)] == [True, False, True, False]
     assert not changed(others[1], plain[1])
 
@@ -794,12 +830,30 @@ def test_colours_per_batch_are_those_of_the_first_image(bars):
         assert np.allclose(maps[:, :, margin : margin + 16, :, place], expected, rtol=0, atol=1e-12)
 
 
-def test_bias_noise_moves_the_biases_of_convolutions(design, bars, plain):
+def test_bias_noise_moves_the_biases_of_convolutions(outcome):
+    plain = outcome()
     where = LAYOUT.slices["conv1.bias"]
-    for k, one in outcome(design, bars, "bias_noise").items():
+    for k, one in outcome("bias_noise").items():
         assert not plain[k]["weights"].values[0, -1, where].any()
         assert one["weights"].values[0, -1, where].any()
         assert not one["weights"].values[0, 0, where].any()
+
+
+def test_batch_statistics_are_those_of_each_batch(bars):
+    """The last batch is filled up with the first images, so that every batch is whole."""
+    crowd = crowd_of(bars, 3, batch=32, options=["batch_statistics"])
+    disturb(crowd)
+    valid, test = crowd.evaluate([0, 1, 2])
+    for place, one in enumerate(crowd.members):
+        tensors = {name: torch.tensor(part) for name, part in crowd.layout.split(crowd.state(place)[0]).items()}
+        for part, ours in ((one.valid, valid[place]), (one.test, test[place])):
+            index = np.resize(part.numpy(), -(-len(part) // 32) * 32).reshape(-1, 32)
+            right = []
+            for batch in index:
+                images = crowd.images.images[batch].permute(0, 3, 1, 2).double() / 255
+                logits, _ = forward(tensors, images, torch.ones(32, 48), one.row)
+                right += (logits.argmax(1) == crowd.images.labels[batch]).tolist()
+            assert ours == np.mean(right[: len(part)])
 
 
 def test_batch_statistics_do_not_depend_on_who_else_is_evaluated(bars):
@@ -810,10 +864,8 @@ def test_batch_statistics_do_not_depend_on_who_else_is_evaluated(bars):
     assert crowd.evaluate([0, 2]) == (valid[::2], test[::2])
 
 
-def test_options_are_known_by_name_and_recorded(design, bars, plain):
+def test_options_are_known_by_name_and_recorded(design, bars):
     with pytest.raises(ValueError, match=r"unknown option 'bias_nois'\. Did you mean 'bias_noise'"):
         train(design, bars, options=["bias_nois"])
-    with pytest.raises(ValueError, match=r"options \['bias_noise'\] need implementation 'lanes', not 'grouped'"):
-        train(design, bars, options=["bias_noise"], implementation="grouped")
     training = train(design, bars, options=[*OPTIONS, "bias_noise"], progress=False)
     assert training.parameters["options"] == sorted(OPTIONS)

@@ -23,7 +23,7 @@ from nwslib.snapshots import store
 
 DESIGN = space.sample("nws_small", 10, seed=9, dataset=["digits", "textures"], batch_size=32)
 IMAGES = {"digits": stripes("digits", train=350, grey=True), "textures": stripes("textures")}
-LONG = {"max_epochs": 60, "slots": 2, "progress": False}
+LONG = {"max_epochs": 60, "slots": 8, "progress": False}
 SHORT = {"max_epochs": 3, "slots": 4, "progress": False}
 
 
@@ -279,6 +279,7 @@ def test_pytorch_s_words_for_a_lack_of_memory_are_known(monkeypatch):
     assert loop.out_of_memory(failed.value)
     assert loop.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not loop.out_of_memory(RuntimeError("shapes do not fit"))
+    torch.set_num_threads(1)
     plain, calls, given = Slots.step, [], {"implementation": "grouped", "max_epochs": 2, "slots": 4}
     expected = outcome(**given)
 
@@ -344,6 +345,7 @@ def test_on_a_full_disk_the_run_ends_and_the_next_one_goes_on(monkeypatch, tmp_p
 
 @pytest.mark.parametrize("name", ["grouped", "lanes"])
 def test_a_resumed_population_goes_on_with_its_implementation(tmp_path, name):
+    torch.set_num_threads(1)
     given = {**SHORT, "implementation": name}
     folder = tmp_path / "population"
     training = train(DESIGN, IMAGES, **given)

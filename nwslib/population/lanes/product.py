@@ -62,7 +62,6 @@ def vector_width(joint: int, dtype: np.dtype) -> int:
     return min(longest, joint & -joint)
 
 
-@functools.cache
 def compiled(dtype: np.dtype, networks: int, width: int) -> int:
     """Compile the product for one vector shape.
 
@@ -78,14 +77,19 @@ def compiled(dtype: np.dtype, networks: int, width: int) -> int:
     int
         The address of the machine code, for `call`.
     """
-    with global_compiler_lock:
-        module = ir.Module(f"product_{dtype}_{networks}_{width}")
-        _Emitter(module, dtype, networks, width).emit()
-        library = cpu_target.target_context.codegen().create_library(module.name)
-        library.add_ir_module(module)
-        library.finalize()
-        _libraries.append(library)  # the code lives as long as its library
-        return library.get_pointer_to_function(module.name)
+    with global_compiler_lock:  # outside the cache, so that two threads do not compile the same for half a second each
+        return _compiled(dtype, networks, width)
+
+
+@functools.cache
+def _compiled(dtype: np.dtype, networks: int, width: int) -> int:
+    module = ir.Module(f"product_{dtype}_{networks}_{width}")
+    _Emitter(module, dtype, networks, width).emit()
+    library = cpu_target.target_context.codegen().create_library(module.name)
+    library.add_ir_module(module)
+    library.finalize()
+    _libraries.append(library)  # the code lives as long as its library
+    return library.get_pointer_to_function(module.name)
 
 
 _libraries: list = []
