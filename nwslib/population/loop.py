@@ -130,7 +130,8 @@ def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, w
     for row in every:
         shape = tuple(row[name] for name in (*space.ARCHITECTURE, "batch_size"))
         groups.setdefault(shape, deque()).append(row)
-    waiting = [_sorted(group) for group in groups.values()]
+    # The longest first, so that no core is left alone with it; so an architecture's batch sizes follow one another, too.
+    waiting = sorted(map(_sorted, groups.values()), key=lambda group: -_operations(group[0]))
     threads = implementations.threads(common.implementation, common.bank.images.device)
     if slots:
         threads = min(threads, slots)
@@ -141,6 +142,14 @@ def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, w
             yield from _side_by_side(waiting, threads, slots, common, watch)
     finally:
         watch.end()
+
+
+def _layout(row: Mapping[str, Any]) -> Layout:
+    return cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
+
+
+def _operations(row: Mapping[str, Any]) -> int:
+    return cnn.operations(_layout(row), row["image_size"])
 
 
 def _sorted(group: deque[dict[str, Any]]) -> deque[dict[str, Any]]:
@@ -214,10 +223,11 @@ def _train_crowd(
     group: deque, threads: int, slots: int | None, common: Common, watch: Watch, stop: threading.Event
 ) -> Iterator[xr.Dataset]:
     """Train networks of one architecture and batch size until none waits; out of memory, train fewer side by side."""
-    row = group[0] if group else None
-    if row is None:
+    try:
+        row = group[0]
+    except IndexError:  # another thread took the last one
         return
-    layout = cnn.layout(**{name: row[name] for name in space.ARCHITECTURE if name != "family"})
+    layout = _layout(row)
     make = implementations.crowd_maker(common.implementation, layout, row["batch_size"], common)
     capacity = implementations.capacity(common.implementation, layout, row, threads, max(1, len(group)), slots)
     while True:
