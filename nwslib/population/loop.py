@@ -130,7 +130,7 @@ def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, w
     for row in every:
         shape = tuple(row[name] for name in (*space.ARCHITECTURE, "batch_size"))
         groups.setdefault(shape, deque()).append(row)
-    # The longest first, so that no core is left alone with it; so an architecture's batch sizes follow one another, too.
+    # The longest first, so that no core ends alone with it; and the batch sizes of an architecture follow one another.
     waiting = sorted(map(_sorted, groups.values()), key=lambda group: -_operations(group[0]))
     threads = implementations.threads(common.implementation, common.bank.images.device)
     if slots:
