@@ -261,6 +261,18 @@ def test_a_crowd_that_finds_no_memory_beside_others_leaves_its_networks_to_them(
     assert len(set(tried)) > 1
 
 
+def test_where_no_crowd_finds_memory_beside_others_one_trains_alone(monkeypatch, networks):
+    state = plan.state
+
+    def crowded(*arguments):
+        if threading.current_thread().name.startswith("nws-"):
+            raise MemoryError
+        return state(*arguments)
+
+    monkeypatch.setattr(plan, "state", crowded)
+    assert same_as(outcome(), networks)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_network_that_does_not_fit_alone_is_an_error_that_says_so(monkeypatch, threads):
     torch.set_num_threads(threads)
@@ -360,6 +372,7 @@ def test_a_resumed_population_goes_on_with_its_implementation(tmp_path, name):
 
 
 def test_a_population_is_not_continued_by_another_implementation(tmp_path):
+    torch.set_num_threads(1)
     snapshots.write(tmp_path, [next(train(DESIGN, IMAGES, **SHORT, implementation="grouped"))])
     with pytest.raises(ValueError, match="begun with implementation 'grouped', so 'lanes' cannot go on with it"):
         train(snapshots.remaining(DESIGN, tmp_path), IMAGES, implementation="lanes")
