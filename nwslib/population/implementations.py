@@ -125,11 +125,13 @@ def threads(name: str, device: torch.device) -> int:
     return torch.get_num_threads() if name == "lanes" and device.type == "cpu" else 1
 
 
-def crowd_maker(name: str, layout: Layout, batch: int, common: Any) -> Callable[[], Crowd | Slots]:
-    """Give a function that makes an empty crowd of one architecture and batch size."""
+def crowd_maker(
+    name: str, layout: Layout, batch: int, common: Any, stop: threading.Event
+) -> Callable[[], Crowd | Slots]:
+    """Give a function that makes an empty crowd of one architecture and batch size; `stop` ends its evaluations."""
     options = frozenset(common.parameters["options"])
     if name == "lanes":
-        return lambda: Crowd(layout, batch, common.bank, common.dtype, options)
+        return lambda: Crowd(layout, batch, common.bank, common.dtype, options, stop)
     return lambda: Slots(layout, batch, common.bank, common.dtype, implementation=STACKED[name], options=options)
 
 

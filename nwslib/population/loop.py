@@ -22,7 +22,7 @@ from nwslib.population import implementations
 from nwslib.population import progress as status_line
 from nwslib.population.device import describe
 from nwslib.population.networks import cnn
-from nwslib.population.slots import Bank, Member, member
+from nwslib.population.slots import Bank, Member, Stopped, member
 from nwslib.population.stopping import Stopping
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
@@ -168,6 +168,8 @@ def _side_by_side(
         try:
             for finished in _train_groups(waiting, threads, slots, common, watch, stop):
                 _hand_over(results, finished, stop)
+        except Stopped:
+            pass
         except MemoryError:
             pass  # other crowds need it; what was put back waits for them, or for the end
         except BaseException as error:
@@ -228,7 +230,7 @@ def _train_crowd(
     except IndexError:  # another thread took the last one
         return
     layout = _layout(row)
-    make = implementations.crowd_maker(common.implementation, layout, row["batch_size"], common)
+    make = implementations.crowd_maker(common.implementation, layout, row["batch_size"], common, stop)
     capacity = implementations.capacity(common.implementation, layout, row, threads, max(1, len(group)), slots)
     while True:
         held: dict[int, Record] = {}

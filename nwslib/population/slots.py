@@ -134,6 +134,10 @@ def member(row: Mapping[str, Any], images: Bank) -> Member:
     return Member(row, everything[train], everything[valid], test, labels, count // row["batch_size"])
 
 
+class Stopped(Exception):
+    """A crowd was asked to stop in the middle of its work."""
+
+
 @dataclass(frozen=True)
 class Sent:
     """Weight vectors on their way to the host."""

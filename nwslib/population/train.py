@@ -61,6 +61,11 @@ class Training:
     def __next__(self) -> xr.Dataset:
         return next(self._finished)
 
+    def close(self) -> None:
+        """End the training; networks that have not finished are lost."""
+        if hasattr(self._finished, "close"):
+            self._finished.close()
+
 
 def train(
     design: xr.Dataset,

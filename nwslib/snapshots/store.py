@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,8 +93,10 @@ def write(folder: str | Path, finished: Iterable[xr.Dataset]) -> int:
         if hasattr(finished, "parameters"):
             contents.refuse_others(finished.parameters)
         written = 0
-        for network in finished:
-            written += _write_network(contents, network)
+        # Whatever ends the writing ends the training too, which else would go on in the background.
+        with closing(finished) if hasattr(finished, "close") else nullcontext():
+            for network in finished:
+                written += _write_network(contents, network)
         places = zip(*(contents.table[name] for name in ("node", "shard", "file")), strict=True)
         for node, shard in sorted({(node, shard) for node, shard, file in places if file.startswith("parts/")}):
             _merge(contents, node, shard)

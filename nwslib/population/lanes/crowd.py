@@ -1,5 +1,7 @@
 """A crowd: up to sixteen networks of one architecture and batch size that one processor core trains side by side."""
 
+import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,11 +10,11 @@ import torch
 from nwslib.population import draws, optimizers
 from nwslib.population.lanes import plan, program
 from nwslib.population.networks import cnn
-from nwslib.population.slots import Bank, Member, Sent
+from nwslib.population.slots import Bank, Member, Sent, Stopped
 from nwslib.snapshots.layout import Layout
 
-#: Steps between two looks at whether to go on: some hundredths of a second.
-STEPS = 16
+#: Seconds between two looks at whether to go on, about.
+MOMENT = 0.1
 
 _OPTIMIZERS = tuple(optimizers.RULES)
 
@@ -29,6 +31,7 @@ class Crowd:
     images: Bank
     dtype: torch.dtype
     options: frozenset[str] = frozenset()
+    stop: threading.Event = field(default_factory=threading.Event)
     members: list[Member] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +42,7 @@ class Crowd:
         flat = (pixels.flatten(1), self.images.labels, self.images.noise)
         self._images = program.Images(*(tensor.numpy() for tensor in flat))
         self._evaluations: dict[int, program.State] = {}
+        self._steps = 1
 
     def arrange(self, members: list[Member]) -> None:
         """Take these networks and no others: who stays keeps its state, who joins starts at its beginning.
@@ -145,7 +149,9 @@ class Crowd:
 
     def advance(self) -> None:
         """Train on for a moment: some steps, unless a network ends its epoch before."""
-        self._run(min(STEPS, *(one.steps_per_epoch - one.step for one in self.members)))
+        start, steps = time.perf_counter(), min(self._steps, *(one.steps_per_epoch - one.step for one in self.members))
+        self._run(steps)
+        self._steps = max(1, min(256, int(MOMENT * steps / (time.perf_counter() - start))))
 
     def _run(self, steps: int) -> None:
         per_batch = "colour_per_batch" in self.options
@@ -184,7 +190,12 @@ class Crowd:
             state.lanes["epoch"][k] = one.epoch
         right = np.zeros((index.shape[1], state.m), np.bool_)
         options = ("batch_statistics" in self.options, "augmented_evaluation" in self.options)
-        program.evaluate(state, self._images, index, right, self.batch, *options)
+        for start in range(0, index.shape[1], self.batch):
+            if self.stop.is_set():
+                raise Stopped
+            step = start // self.batch
+            end = start + self.batch
+            program.evaluate(state, self._images, index[:, start:end], right[start:end], step, *options)
         valid, test = [], []
         for k, (one, (first, _)) in enumerate(zip(members, lists, strict=True)):
             valid.append(float(right[: len(one.valid), k].mean()))

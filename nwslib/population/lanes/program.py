@@ -245,28 +245,26 @@ def run(state, images, orders, members, steps, count, per_batch):
 
 
 @compiled
-def evaluate(state, images, index, right, count, batch_statistics, augmented):
-    """Mark which images, index (lane, b), are recognised, in right (b, m).
+def evaluate(state, images, index, right, step, batch_statistics, augmented):
+    """Mark which images of one batch, index (lane, b), are recognised, in right (b, m).
 
-    With the stored statistics, or as an option those of each batch; `augmented` networks as an option on augmented
+    With the stored statistics, or as an option those of the batch; `augmented` networks as an option on augmented
     images, with draws of their own.
     """
-    first, m = state.maps[0], state.m
+    first, m, found = state.maps[0], state.m, index.shape[1]
     size, margin = first.size, first.filter // 2
     pixels = np.empty(size * size * 3, state.work.dtype)
-    for start in range(0, index.shape[1], count):
-        end = min(start + count, index.shape[1])
-        for k in range(len(index)):
-            lane, part = state.lanes[k], index[k, start:end]
-            if augmented and lane.augmented:
-                batches.augment(
-                    images.pixels, part, lane.colourful, images.noise, lane.seed, lane.epoch, start // count,
-                    draws.EVALUATION, False, state.work, first.x, size, margin, k, m, pixels,
-                )  # fmt: skip
-            else:
-                batches.gather(images.pixels, part, state.work, first.x, size, margin, k, m, pixels)
-            for b in range(end - start):
-                state.labels[b, k] = images.labels[part[b]]
-        features(state, end - start, batch_statistics)
-        outputs(state, end - start, batch_statistics, False)
-        mark_right(state, right[start:end], end - start)
+    for k in range(len(index)):
+        lane, part = state.lanes[k], index[k]
+        if augmented and lane.augmented:
+            batches.augment(
+                images.pixels, part, lane.colourful, images.noise, lane.seed, lane.epoch, step,
+                draws.EVALUATION, False, state.work, first.x, size, margin, k, m, pixels,
+            )  # fmt: skip
+        else:
+            batches.gather(images.pixels, part, state.work, first.x, size, margin, k, m, pixels)
+        for b in range(found):
+            state.labels[b, k] = images.labels[part[b]]
+    features(state, found, batch_statistics)
+    outputs(state, found, batch_statistics, False)
+    mark_right(state, right, found)
