@@ -104,7 +104,10 @@ def _begun(design: xr.Dataset) -> str | None:
         if known == described(name):
             return name
     if known:
-        raise ValueError(f"the population was begun with an implementation that this version does not have: {known}")
+        raise ValueError(
+            f"the population was begun with an implementation that this version does not have: {known}. "
+            "Train into another folder"
+        )
     return None
 
 
