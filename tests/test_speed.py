@@ -56,7 +56,7 @@ def test_growth_measures_every_count_in_every_repeat(bars, monkeypatch):
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(speed, "train", lambda design, *_, **__: asked.append(design.sizes["model"]) or [])
     grown = speed.growth("nws_small", bars, [3, 5], repeats=2)["seconds"]
-    assert asked == [3, 5, 3, 5]
+    assert asked == [3, 5, 3, 5, 3, 5]
     assert grown.dims == ("networks", "repeat")
     assert (grown == 10).all()
     with pytest.raises(ValueError, match="at least 1"):

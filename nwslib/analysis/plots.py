@@ -528,6 +528,7 @@ def growth(seconds: xr.Dataset, ax: Axes) -> Axes:
     )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="networks", ylabel="seconds")
     ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    ax.set_yticks(middle, [f"{value:.2g}" for value in middle])
     ax.minorticks_off()
     ax.legend()
     return ax

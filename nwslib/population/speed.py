@@ -202,14 +202,14 @@ def growth(
     if min([repeats, epochs, *counts]) < 1:
         raise ValueError("repeats, epochs and every count must be at least 1")
     design = space.sample(collection, max(counts), seed, dataset=sorted(images), batch_size=32)
-    seconds = np.empty((len(counts), repeats))
-    for repeat in range(repeats):
+    seconds = np.empty((len(counts), 1 + repeats))
+    for repeat in range(1 + repeats):  # the first time compiles and measures what suits, and does not count
         for place, count in enumerate(counts):
             some, start = design.isel(model=slice(0, count)), time.perf_counter()
             for _ in train(some, images, max_epochs=epochs + 1, device=device, progress=False):
                 pass
             seconds[place, repeat] = time.perf_counter() - start
-    return xr.Dataset({"seconds": (("networks", "repeat"), seconds, {"units": "s"})}, {"networks": list(counts)})
+    return xr.Dataset({"seconds": (("networks", "repeat"), seconds[:, 1:], {"units": "s"})}, {"networks": list(counts)})
 
 
 def train_alone(one: Member, images: Bank, epochs: int) -> tuple[float, float]:
