@@ -29,8 +29,6 @@ from nwslib.population.networks import cnn
 from nwslib.population.slots import Slots, bank, member, rows
 from nwslib.snapshots.layout import Layout
 
-#: The nominal budget of one network: 30 epochs of 49,500 images.
-BUDGET = 30 * 49_500
 #: Shape, batch size, our networks, the other ways' networks.
 ROWS = {
     "fixed32": ("fixed", 32, 16, 4),
@@ -100,7 +98,7 @@ def _compare(name: str, device: torch.device, repeats: int) -> dict[str, float]:
         print(
             f"{label:>26} {middle[label]:>10,.0f} ({min(values):,.0f} to {max(values):,.0f}) images/s "
             f"{middle[label] * cost / 1e9:7.1f} GFLOP/s {share:5.2f} of the matrix product "
-            f"{3600 * middle[label] / BUDGET:8,.1f} networks per hour"
+            f"{3600 * middle[label] / speed.BUDGET:8,.1f} networks per hour"
         )
     ours_over = {label: _ratio(rates["ours"], values) for label, values in rates.items()}
     loops = [label for label in rates if label.startswith("loop")]

@@ -8,23 +8,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nwslib import space
-from nwslib.population import describe, images, operators, resolve_device
+from nwslib.population import describe, images, implementations, resolve_device, speed
 from nwslib.population.networks import cnn
 from nwslib.population.slots import Slots, bank, member, rows
-
-IMPLEMENTATIONS = {
-    "triton": operators.TRITON,
-    "triton_tf32x3": operators.Implementation("triton_tf32x3", "triton", "triton_tf32x3", "triton"),
-    "grouped": operators.Implementation(),
-    "im2col": operators.Implementation("im2col"),
-}
-NOMINAL = 30 * 49_500  # images of one network at the full budget
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="triton")
+    parser.add_argument("--implementation", choices=implementations.STACKED, default="triton")
     parser.add_argument("--networks", type=int, default=64)
     parser.add_argument("--batch-size", type=int, choices=space.VOCABULARY["batch_size"], default=64)
     parser.add_argument("--steps", type=int, default=50)
@@ -33,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(device: str, implementation: str, networks: int, batch_size: int, steps: int) -> None:
     """Print the kernels by share, and as the last line one JSON object."""
     place = resolve_device(device)
-    crowd = _crowd(place, IMPLEMENTATIONS[implementation], networks, batch_size)
+    crowd = _crowd(place, implementations.STACKED[implementation], networks, batch_size)
     for _ in range(3):  # the first compiles, the second records
         _step(crowd)
     seconds = _seconds(crowd, steps)
@@ -44,7 +36,7 @@ def run(device: str, implementation: str, networks: int, batch_size: int, steps:
     _print_shares(found.key_averages(), place.type)
     rate = networks * batch_size * steps / seconds
     result = {"implementation": implementation, "images_per_second": round(rate)}
-    result |= {"networks_per_hour_step_only": round(3600 * rate / NOMINAL), "device": describe(place)}
+    result |= {"networks_per_hour_step_only": round(3600 * rate / speed.BUDGET), "device": describe(place)}
     print(json.dumps(result))
 
 
