@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nwslib import space
-from nwslib.population import describe, images, implementations, resolve_device, speed
+from nwslib.population import describe, images, implementations, operators, resolve_device, speed
 from nwslib.population.networks import cnn
 from nwslib.population.slots import Slots, bank, member, rows
 
