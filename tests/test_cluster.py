@@ -62,6 +62,21 @@ def idle(client):
     raise AssertionError(left)
 
 
+def kill(client, workers):
+    """Kill worker processes, and wait until the cluster has noticed."""
+    for process in client.run(os.getpid, workers=workers).values():
+        os.kill(process, signal.SIGKILL)
+    for _ in range(100):
+        if not client.nthreads().keys() & set(workers):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{workers} live")
+
+
+def slow(model, worker):
+    time.sleep(0.3)
+
+
 @contextmanager
 def failing(client, fails, times=1):
     """Have workers call `fails` with the number of a network, and themselves, before they send it `times` times."""
@@ -88,7 +103,7 @@ def failing(client, fails, times=1):
 
         population.train = getattr(population, "sound", population.train)
 
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=60)
     client.run(patch)
     try:
         yield
@@ -107,14 +122,13 @@ def test_the_population_is_the_same_as_on_one_machine(local, digits, tmp_path):
 
 def test_a_lost_worker_costs_no_network_and_doubles_none(local, digits, tmp_path):
     design = designed(10, batch_size=64)
-    numbers, finished = [], []
-    training = cluster.train(design, digits, client=local, rows_per_task=5, slots=1, **OPTIONS)
-    for network in training:
-        numbers.append(network["model"].item())
-        finished.append(network)
-        if len(numbers) == 2:
-            os.kill(next(iter(local.run(os.getpid).values())), signal.SIGKILL)
-    assert sorted(numbers) == list(range(10))
+    finished = []
+    with failing(local, slow):
+        for network in cluster.train(design, digits, client=local, rows_per_task=5, slots=1, **OPTIONS):
+            finished.append(network)
+            if len(finished) == 2:
+                kill(local, list(local.nthreads())[:1])
+    assert sorted(network["model"].item() for network in finished) == list(range(10))
     there = stored(tmp_path / "there", finished)
     assert snapshots.same(there, on_one_machine(tmp_path / "here", design, digits)) == []
 
@@ -123,12 +137,13 @@ def test_losing_every_worker_costs_no_network_that_had_arrived(local, digits, mo
     runs, real = [], cluster._Run.close
     monkeypatch.setattr(cluster._Run, "close", lambda run: runs.append(run) or real(run))
     numbers, before = [], None
-    for network in cluster.train(designed(6, batch_size=64), digits, client=local, rows_per_task=6, slots=1, **OPTIONS):
-        numbers.append(network["model"].item())
-        if before is None:
-            before = list(numbers)
-            for process in local.run(os.getpid).values():
-                os.kill(process, signal.SIGKILL)
+    design = designed(6, batch_size=64)
+    with failing(local, slow):
+        for network in cluster.train(design, digits, client=local, rows_per_task=6, slots=1, **OPTIONS):
+            numbers.append(network["model"].item())
+            if before is None:
+                before = list(numbers)
+                kill(local, list(local.nthreads()))
     assert sorted(numbers) == list(range(6))
     sent = [model for task in runs[0].arrived.values() for model in task]
     assert [sent.count(model) for model in before] == [1]
@@ -138,6 +153,17 @@ def test_a_network_that_is_sent_twice_counts_once(local, digits):
     with failing(local, lambda model, worker: None, times=2):
         training = cluster.train(designed(4), digits, client=local, **OPTIONS)
         assert sorted(network["model"].item() for network in training) == [0, 1, 2, 3]
+
+
+def test_a_lost_scheduler_is_told(local, digits):
+    with distributed.Client(local.scheduler.address, set_as_default=False) as other:
+        training = cluster.train(designed(9), digits, client=other, rows_per_task=9, slots=1, **OPTIONS)
+        next(training)
+    with pytest.raises(ConnectionError, match="the scheduler is out of reach"):
+        sum(1 for _ in training)
+    # What was on its way to the client stays behind: some networks at most.
+    local.run_on_scheduler(lambda dask_scheduler: dask_scheduler.extensions["queues"].queues.clear())
+    assert idle(local)
 
 
 def test_sets_may_be_loaded_by_the_workers_of_an_address(local, digits):
@@ -181,7 +207,7 @@ def test_a_network_that_fails_does_not_take_others_with_it(local, digits, tmp_pa
 
 
 def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
-    local.wait_for_workers(2)
+    local.wait_for_workers(2, timeout=60)
     broken = next(iter(local.nthreads()))
 
     def fails(model, worker):
@@ -194,7 +220,7 @@ def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
 
 
 def test_a_task_does_not_wait_for_a_worker_that_is_gone(local, digits):
-    local.wait_for_workers(2)
+    local.wait_for_workers(2, timeout=60)
     broken = next(iter(local.nthreads()))
 
     def fails(model, worker):
@@ -284,6 +310,19 @@ def test_a_cluster_of_its_own_is_started_and_closed(digits):
     training = cluster.train(designed(2), digits, **OPTIONS)
     (own,) = set(distributed.LocalCluster._instances) - before
     assert [network["model"].item() for network in training] != []
+    assert own.status == distributed.Status.closed
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_that_loses_its_workers_for_good_is_given_up(digits, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    before = set(distributed.LocalCluster._instances)
+    training = cluster.train(designed(400), digits, slots=1, rows_per_task=400, **OPTIONS)
+    (own,) = set(distributed.LocalCluster._instances) - before
+    next(training)
+    own.scale(0)
+    with pytest.raises(RuntimeError, match="every worker is gone, and none has come back"):
+        sum(1 for _ in training)
     assert own.status == distributed.Status.closed
 
 

@@ -56,6 +56,7 @@ Images = Mapping[str, ImageSet | Callable[[], ImageSet]]
 TASKS_PER_WORKER = 4  # so that the tasks that end last are short
 CROWD = 8  # networks side by side from which on a core works well: a task has as many, where there are enough
 WAITING = 16  # finished networks on the scheduler from which on workers wait for the client
+PATIENCE = 60  # seconds without a network, from which on it matters whether there is a worker at all
 HOPELESS = 8  # networks that fail one after the other from which on it is not their fault
 _POLL = 0.1  # seconds
 
@@ -114,7 +115,10 @@ def train(
         Before anything is trained: as `nwslib.population.train`, or if a worker has several threads.
     RuntimeError
         If workers differ in device, versions or images from each other or from this machine, there are more workers
-        than GPUs on one machine, or network after network fails and none finishes.
+        than GPUs on one machine, if network after network fails and none finishes, or a cluster that was started here
+        has lost its workers for good; any other is waited for.
+    ConnectionError
+        If the scheduler is lost, or the client closed, in mid-run.
 
     Notes
     -----
@@ -134,7 +138,7 @@ def train(
             stack.callback(status_line.report, "")
             status_line.report("waiting for workers")
         cluster = _connect(client, design.sizes["model"], device, stack)
-        run = _Run(cluster, design, images, {"device": device, **training})
+        run = _Run(cluster, client is None, design, images, {"device": device, **training})
         stack.callback(run.close)
         run.prepare()
     except BaseException:
@@ -176,6 +180,7 @@ class _Run:
     """One training on a cluster, as the client sees it."""
 
     client: Client
+    own: bool  # whether the cluster was started here: nobody else will add a worker
     design: xr.Dataset
     images: Images
     options: Mapping[str, Any]
@@ -193,8 +198,9 @@ class _Run:
 
     def prepare(self) -> None:
         """Have every worker say what it will do, make sure that all agree, and hold them to it."""
-        self.client.wait_for_workers(1)
-        plans = self._plans()
+        plans = self._plans() or self._plans() or self._plans()
+        if not plans:
+            raise RuntimeError("every worker was lost, three times, while it got ready: see its log")
         first, self.plan = next(iter(plans.items()))
         for worker, plan in plans.items():
             _check_same(self.plan.facts, f"worker {first}", plan.facts, f"worker {worker}")
@@ -202,6 +208,7 @@ class _Run:
         self.options = {**self.options, "implementation": self.plan.implementation}
 
     def _plans(self) -> dict[str, _Plan]:
+        self.client.wait_for_workers(1, timeout=PATIENCE if self.own else None)
         workers = self.client.nthreads()
         for worker, threads in workers.items():
             if threads > 1:
@@ -213,10 +220,7 @@ class _Run:
         futures = {one: self.client.submit(_make_plan, *asked, workers=[one], pure=False) for one in workers}
         while not all(futures[one].done() for one in futures.keys() & self.client.nthreads()):
             time.sleep(_POLL)
-        plans = {one: future.result() for one, future in futures.items() if future.done()}
-        if not plans:
-            raise RuntimeError("every worker was lost while it was prepared: see its log")
-        return plans
+        return {one: future.result() for one, future in futures.items() if future.done()}
 
     def submit(self, task: _Task) -> None:
         """Give a task to the cluster; not to a worker that it failed on, as long as there is another."""
@@ -235,6 +239,8 @@ class _Run:
 
     def collect(self) -> list[xr.Dataset]:
         """Take the networks that have arrived, each only once."""
+        if self.client.status != "running":
+            raise ConnectionError("the scheduler is out of reach. What has arrived is kept: train again what remains")
         new = []
         for number, network in self.queue.get(batch=True):
             model = network["model"].item()
@@ -286,7 +292,9 @@ class _Run:
 
     def close(self) -> None:
         """Leave nothing on the cluster but, where a worker was lost, the name of an empty queue."""
-        with suppress(OSError):  # a cluster that is gone holds nothing
+        if self.client.status != "running":
+            return  # a cluster that is gone holds nothing, and one whose client is gone forgets what it asked for
+        with suppress(OSError):
             self.client.cancel([*self.running, self.held])
             self.client.set_metadata(self.name, {})
             self.queue.get(batch=True)
@@ -334,7 +342,8 @@ def _finished(
     run: _Run, rows_per_task: int | None, retries: int, progress: bool, stack: ExitStack
 ) -> Iterator[xr.Dataset]:
     """Yield networks as they arrive; those that failed once it is clear that others do not."""
-    networks, started, failed = len(run.missing), time.monotonic(), {}
+    networks, failed = len(run.missing), {}
+    started = heard = time.monotonic()
     with stack:
         for task in _cut(run.design, run.plan.image_counts, len(run.client.nthreads()), rows_per_task):
             run.submit(task)
@@ -344,6 +353,7 @@ def _finished(
             if new:
                 yield from [run.failed(model, failed.pop(model)) for model in sorted(failed)]
                 yield from new
+                heard = time.monotonic()
             elif over:
                 failed |= run.settle(over, retries)
             else:
@@ -351,16 +361,21 @@ def _finished(
             if len(failed) >= HOPELESS:
                 reason = failed.popitem()[1]
                 raise RuntimeError(f"{HOPELESS} networks failed and none finished in between. The last: {reason}")
+            lonely = time.monotonic() - heard > PATIENCE and not run.client.nthreads()
+            if lonely and run.own:
+                raise RuntimeError("every worker is gone, and none has come back: for want of memory, perhaps")
             if progress:
-                _report(networks - len(run.missing), networks, time.monotonic() - started)
+                _report(networks - len(run.missing), networks, time.monotonic() - started, lonely)
         yield from [run.failed(model, reason) for model, reason in sorted(failed.items())]
 
 
-def _report(done: int, networks: int, seconds: float) -> None:
+def _report(done: int, networks: int, seconds: float, lonely: bool) -> None:
     words = [f"{done} of {networks} networks"]
     if done:
         words.append(f"{3600 * done / seconds:,.0f} per hour")
         words.append(f"about {status_line.duration(seconds * (networks - done) / done)} to go")
+    if lonely:
+        words.append("waiting for a worker")
     status_line.report(", ".join(words))
 
 
