@@ -16,6 +16,9 @@ _BANK = draws.NOISE_BANK
     _SHIFT_X, _SHIFT_Y, _ROTATION, _ZOOM, _SHEAR_X, _SHEAR_Y, _BRIGHTNESS, _CONTRAST, _HUE, _SATURATION, _NOISE
 ) = range(len(draws.RANGES))  # fmt: skip
 
+#: Sixteen pixels of three channels: whole vectors in which every place keeps to one channel.
+_PIXELS = 48
+
 _get, _put = streams("batch")
 
 
@@ -79,10 +82,11 @@ def _draw(seed, epoch, step, purpose, b, share):
 @compiled
 def _frame(source, size, framed):
     """Copy an image into a frame of zeros, one pixel before it and two behind, in [0, 1]."""
-    width = (size + 3) * 3
+    row, whole = size * 3, like(framed[0], 255.0)
     for y in range(size):
-        for k in range(size * 3):
-            framed[(y + 1) * width + 3 + k] = like(framed[0], source[y * size * 3 + k]) / like(framed[0], 255.0)
+        target = (y + 1) * (row + 9) + 3
+        for k in range(row):
+            _put(framed, target + k, like(whole, _get(source, y * row + k)) / whole)
 
 
 @compiled
@@ -127,20 +131,30 @@ def _within(position, size):
     return last if position > last else position
 
 
+_tone_get, _tone_put = streams("tone")
+
+
 @compiled
 def _colour(pixels, size, share, colourful):
     """Change brightness, contrast about the channel means, hue and saturation."""
     count, one = size * size, pixels[0]
     brightness, contrast = like(one, share[_BRIGHTNESS]), like(one, share[_CONTRAST])
-    means = np.zeros(3)
-    for pixel in range(count):
-        for c in range(3):
-            pixels[pixel * 3 + c] += brightness
-            means[c] += pixels[pixel * 3 + c]
+    sums, mean = np.zeros(_PIXELS, pixels.dtype), np.empty(_PIXELS, pixels.dtype)
+    for start in range(0, len(pixels), _PIXELS):
+        for k in range(_PIXELS):
+            value = current(pixels, start + k) + brightness
+            _tone_put(pixels, start + k, value)
+            _tone_put(sums, k, current(sums, k) + value)
     for c in range(3):
-        mean = like(one, means[c] / count)
-        for pixel in range(count):
-            pixels[pixel * 3 + c] = (pixels[pixel * 3 + c] - mean) * contrast + mean
+        total = 0.0
+        for k in range(c, _PIXELS, 3):
+            total += sums[k]
+        for k in range(c, _PIXELS, 3):
+            mean[k] = total / count
+    for start in range(0, len(pixels), _PIXELS):
+        for k in range(_PIXELS):
+            centre = _tone_get(mean, k)
+            _tone_put(pixels, start + k, (current(pixels, start + k) - centre) * contrast + centre)
     if colourful:
         _turn_colours(pixels, count, like(one, share[_HUE]), like(one, share[_SATURATION]))
 
