@@ -5,6 +5,7 @@ PROFILE ?= quick
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TESTABLE := .venv/.testable
 PROFILES := $(patsubst params/%/,%,$(wildcard params/*/))
 NOTEBOOKS := $(wildcard book/*.ipynb book/*/*.ipynb)
 
@@ -25,7 +26,7 @@ book: profile $(INSTALLED) ## execute the chapters that have changed, and build 
 test: lint ## lint, and run every test: the examples in the library and the whole smoke book too
 	$(BIN)/python -m pytest --doctest-modules nwslib tests
 
-lint: $(INSTALLED) ## check code, notebooks and parameter files
+lint: $(TESTABLE) ## check code, notebooks and parameter files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
@@ -52,5 +53,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "error: Python 3.11 or newer is needed, not $$($(PYTHON) --version); choose one: make PYTHON=python3.12"; exit 1; }
 	@echo "installing into .venv: some 0.5 GB to download with a CPU build of torch, 3 GB with a CUDA build"
 	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book]'
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	@echo "installing what the tests need: some 0.3 GB to download"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
