@@ -97,28 +97,33 @@ def _move(framed, size, share, pixels):
     xx, xy = (cos - sin * shear_y) / zoom, (cos * shear_x - sin) / zoom
     yx, yy = (sin + cos * shear_y) / zoom, (sin * shear_x + cos) / zoom
     shift, centre, one = size / 32, (size - 1) / 2, framed[0]
+    places, parts = np.empty(size, np.int32), np.empty(2 * size, framed.dtype)
     for y in range(size):
         # Positions are offset by one pixel, the frame, so that what lies outside falls onto its zeros.
         x0 = like(one, xy * (y - centre) - xx * centre - share[_SHIFT_X] * shift + centre + 1)
         y0 = like(one, yy * (y - centre) - yx * centre - share[_SHIFT_Y] * shift + centre + 1)
-        _move_row(framed, size, x0, y0, like(one, xx), like(one, yx), pixels, y * size * 3)
+        _move_row(framed, size, x0, y0, like(one, xx), like(one, yx), pixels, y * size * 3, places, parts)
 
 
+_place_get, _place_put = streams("place")
 _move_get, _move_put = streams("move")
 
 
 @compiled
-def _move_row(framed, size, x0, y0, dx, dy, pixels, target):
-    width = size + 3
+def _move_row(framed, size, x0, y0, dx, dy, pixels, target, places, parts):
+    """Sample one row bilinearly: first where its pixels come from, in whole vectors, then what is there."""
+    frame = (size + 3) * 3
     for x in range(size):
-        column, row = _within(x0 + like(x0, x) * dx, size), _within(y0 + like(x0, x) * dy, size)
+        column, row = _within(x0 + like(x0, np.int32(x)) * dx, size), _within(y0 + like(x0, np.int32(x)) * dy, size)
         left, top = np.int32(column), np.int32(row)
-        right_part, lower_part = column - like(x0, left), row - like(x0, top)
-        place = np.int64(top * width + left) * 3
+        _place_put(places, x, top * np.int32(frame) + left * np.int32(3))
+        _place_put(parts, x, column - like(x0, left))
+        _place_put(parts, size + x, row - like(x0, top))
+    for x in range(size):
+        place, right_part, lower_part = np.int64(_place_get(places, x)), _move_get(parts, x), _move_get(parts, size + x)
         for c in range(3):
             upper_left, upper_right = _move_get(framed, place + c), _move_get(framed, place + 3 + c)
-            lower_left = _move_get(framed, place + width * 3 + c)
-            lower_right = _move_get(framed, place + width * 3 + 3 + c)
+            lower_left, lower_right = _move_get(framed, place + frame + c), _move_get(framed, place + frame + 3 + c)
             upper = upper_left + right_part * (upper_right - upper_left)
             lower = lower_left + right_part * (lower_right - lower_left)
             _move_put(pixels, target + x * 3 + c, upper + lower_part * (lower - upper))
