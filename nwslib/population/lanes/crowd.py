@@ -9,7 +9,6 @@ import torch
 
 from nwslib.population import draws, optimizers
 from nwslib.population.lanes import plan, program
-from nwslib.population.networks import cnn
 from nwslib.population.slots import Bank, Member, Sent, Stopped
 from nwslib.snapshots.layout import Layout
 
@@ -228,14 +227,3 @@ class Crowd:
 def _columns(flat: np.ndarray, layout: Layout, m: int) -> np.ndarray:
     """View a flat buffer as (w, m)."""
     return flat[: layout.size * m].reshape(layout.size, m)
-
-
-def eligible(layout: Layout, image_size: int) -> bool:
-    """Say whether the compiled program covers an architecture: images that halve evenly three times.
-
-    Examples
-    --------
-    >>> eligible(cnn.layout(16, 3, 3, 2, 4, 32), 16)
-    True
-    """
-    return image_size % 2**cnn.BLOCKS == 0
