@@ -486,6 +486,8 @@ def test_run_executes_once_and_again_only_what_changed(book):
             "cell 4 wrote to stderr, and a warning is an error: .*look here",
         ),
         ("import os\nos._exit(7)", "chapter first failed: cell 4: the kernel died"),
+        # What the kernel itself says, outside the notebook, is not the chapter's.
+        ("import os\nos.write(2, b'Traceback')\n1 / 0", "by zero\n"),
     ],
 )
 def test_a_failed_chapter_stops_the_run_and_is_set_aside(book, cell, message):

@@ -16,6 +16,7 @@ from typing import Any
 
 import papermill
 import psutil
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -49,6 +50,19 @@ def _end_with_the_driver():
 _end_with_the_driver()
 del _end_with_the_driver
 """
+
+
+# What a kernel says outside its notebook is for those who look for it: an ipykernel that is told to stop while it still
+# answers logs an error of its own, which on the terminal would look like one of the chapter.
+_KERNEL_LOG = "NWS_KERNEL_LOG"
+
+
+class _KernelManager(AsyncKernelManager):
+    """Starts kernels whose own stderr goes to a file."""
+
+    async def start_kernel(self, **options: Any) -> None:
+        with Path(os.environ[_KERNEL_LOG]).open("w") as log:
+            await super().start_kernel(stderr=log, **options)
 
 
 def run_chapters(run: Run, names: list[str], force: bool, terminal: Terminal) -> None:
@@ -134,6 +148,7 @@ def _papermill(run: Run, page: Page, work: Path) -> None:
                 str(work),
                 parameters=parameters.for_chapter(run.project, run.profile, page),
                 kernel_name="python3",
+                kernel_manager_class=_KernelManager,
                 cwd=str(_settings(run)),
                 progress_bar=False,
                 coalesce_streams=True,
@@ -195,6 +210,7 @@ def _kernel_environment(run: Run) -> dict[str, str]:
         "NWS_RUN": str(run.home),
         "NWS_PROFILE": run.profile,
         "NWS_PROGRESS": str(settings / "progress"),
+        _KERNEL_LOG: str(settings / "kernel.log"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "MPLCONFIGDIR": str(settings / "matplotlib"),
         "IPYTHONDIR": str(settings / "ipython"),
