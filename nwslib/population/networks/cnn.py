@@ -1,63 +1,24 @@
-"""The study's convolutional network: its layout, and its forward pass for M networks at once.
+"""The study's convolutional network: its forward pass for M networks at once.
 
 Three blocks of convolutions, each closed by a 2x2 max-pool, then dense layers; batch norm everywhere, dropout in the
 dense part; always 20 outputs, so that no shape gives the image set away (Eilertsen et al., ECAI 2020).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from nwslib.population import operators
+from nwslib.snapshots.cnn import BLOCKS, OUTPUTS, blocks, layout
 from nwslib.snapshots.layout import Layout
-from nwslib.snapshots.layout import Tensor as LayoutTensor
 
-OUTPUTS = 20
-BLOCKS = 3
+__all__ = ["BLOCKS", "OUTPUTS", "blocks", "features", "hidden_units", "layout", "operations", "outputs", "to_module"]
+
 DEFAULT = operators.Implementation()
 
 #: Mean and biased variance of a batch, of shape (m, c), by layer.
 Statistics = dict[str, tuple[Tensor, Tensor]]
-
-
-def layout(image_size: int, filter_size: int, depth_conv: int, depth_fc: int, width_conv: int, width_fc: int) -> Layout:
-    """Lay out the weight vector of one architecture, in the order of the released files.
-
-    Parameters
-    ----------
-    image_size, filter_size
-        Side of an image and of a kernel, in pixels.
-    depth_conv, depth_fc
-        Convolution layers, at least 3; hidden dense layers.
-    width_conv, width_fc
-        Channels in the first block, doubled in each next one; units of the first dense layer, halved in each next one.
-
-    Returns
-    -------
-    Layout
-        Tensors in layer order; in a layer kernel, bias, beta, gamma, mean, variance.
-
-    Examples
-    --------
-    >>> layout(32, 5, 3, 2, 8, 128).size
-    92868
-    """
-    tensors: list[LayoutTensor] = []
-    channels = 3
-    for number, block in enumerate(blocks(depth_conv), start=1):
-        out = width_conv * 2**block
-        shape = (out, channels, filter_size, filter_size)
-        tensors += _layer(f"conv{number}", "convolution", ("unit", "source", "row", "column"), shape)
-        channels = out
-    side = image_size // 2**BLOCKS
-    axes, inputs = ("unit", "row", "column", "source"), (side, side, channels)
-    for number in range(1, depth_fc + 1):
-        units = max(1, width_fc // 2 ** (number - 1))
-        tensors += _layer(f"dense{number}", "dense", axes, (units, *inputs))
-        axes, inputs = ("unit", "source"), (units,)
-    tensors += _layer("output", "dense", axes, (OUTPUTS, *inputs))[:2]
-    return Layout("cnn", tuple(tensors))
 
 
 def features(
@@ -208,18 +169,6 @@ def to_module(layout: Layout, vector: Tensor, activation: str = "relu") -> nn.Mo
         if layer != "output":
             modules += [names[activation](), _batch_norm(nn.BatchNorm1d, layer, tensors), nn.Dropout(0.5)]
     return nn.Sequential(*modules).to(vector.dtype).eval()
-
-
-def blocks(depth: int) -> Iterator[int]:
-    """Give the block of each convolution: 3 layers make 1, 1, 1; 4 make 1, 1, 2; 5 make 1, 2, 2."""
-    for block in range(BLOCKS):
-        yield from [block] * ((depth + block) // BLOCKS)
-
-
-def _layer(layer: str, part: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> list[LayoutTensor]:
-    kernel = LayoutTensor(layer, part, "kernel", axes, shape)
-    rest = ("bias", "beta", "gamma", "mean", "variance")
-    return [kernel, *(LayoutTensor(layer, part, kind, ("unit",), shape[:1]) for kind in rest)]
 
 
 def _names(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
