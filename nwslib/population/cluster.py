@@ -100,7 +100,7 @@ def train(
     progress
         Whether to show a status line where somebody watches.
     **training
-        The rest of `nwslib.population.train`: ``max_epochs``, ``precision``, ``slots``, ...
+        The rest of `nwslib.population.train`: ``max_epochs``, ``precision``, ``slots``, ``updates``, ...
 
     Returns
     -------
@@ -433,6 +433,7 @@ def _failed(row: Mapping[str, Any], plan: _Plan, reason: str) -> xr.Dataset:
         name: (one.dims, np.full([sizes[axis] for axis in one.dims], np.nan if one.type == "float32" else 0, one.type))
         for name, one in VARIABLES.items()
     }
+    data |= {"updates": data["weights"]} if "updates" in plan.parameters else {}
     results = {"n_exports": 0, "steps": 0, "seconds": 0.0, "status": "failed", "reason": reason}
     about = {**row, "id": identity(row, plan.parameters), **results}
     coordinates = {name: ("model", [value]) for name, value in about.items()}

@@ -22,7 +22,7 @@ from nwslib.population import implementations
 from nwslib.population import progress as status_line
 from nwslib.population.device import describe
 from nwslib.population.networks import cnn
-from nwslib.population.slots import Bank, Member, Stopped, member
+from nwslib.population.slots import Bank, Member, Sent, Stopped, member
 from nwslib.population.stopping import Stopping
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
@@ -81,7 +81,10 @@ class Watch:
 
 @dataclass
 class Record:
-    """What is kept of a network in training: its row, its curves, and every export, on disk."""
+    """What is kept of a network in training: its row, its curves, and every export, on disk.
+
+    An export is a weight vector, followed by the update that led to it where updates are kept.
+    """
 
     row: Mapping[str, Any]
     exports: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
@@ -90,6 +93,7 @@ class Record:
     started: float = field(default_factory=time.monotonic)
     status: str = ""
     reason: str = ""
+    before: Sent | None = None  # its weights before the last step of an epoch
 
     def close(self) -> None:
         """Remove the exports."""
@@ -97,7 +101,7 @@ class Record:
             self.exports.close()
 
     def export(self, vector: np.ndarray) -> None:
-        """Keep a weight vector, float32."""
+        """Keep a weight vector or an update, float32."""
         try:
             self.exports.write(vector.tobytes())
             self.exports.flush()
@@ -107,6 +111,11 @@ class Record:
                 f"could not keep the exports of a network in training in {tempfile.gettempdir()} ({error.strerror}). "
                 "Make room there, or name another folder in TMPDIR, and start again",
             ) from error
+
+    def export_update(self, after: Sent) -> None:
+        """Keep what the last step changed; zeros before there was any."""
+        self.export(after.minus(self.before or after))
+        self.before = None
 
 
 def train_rows(every: list[dict[str, Any]], slots: int | None, common: Common, watch: Watch) -> Iterator[xr.Dataset]:
@@ -277,7 +286,7 @@ def _train_until_empty(
             held.pop(one.row["model"]).close()
             yield result
         if not finished:
-            _advance(crowd)
+            _advance(crowd, held)
 
 
 def _taken(group: deque, held: dict[int, Record], count: int, common: Common) -> list[Member]:
@@ -289,15 +298,25 @@ def _taken(group: deque, held: dict[int, Record], count: int, common: Common) ->
         except IndexError:
             break
         held[row["model"]] = Record(row)
-        taken.append(member(row, common.bank))
+        taken.append(member(row, common.bank, "updates" in common.parameters))
     return taken
 
 
-def _advance(crowd: Any) -> None:
+def _advance(crowd: Any, records: dict[int, Record]) -> None:
     for place, one in enumerate(crowd.members):
         if one.step == 0:
             crowd.start_epoch(place)
+    _look_before_the_last_step(crowd, records)
     crowd.advance()
+
+
+def _look_before_the_last_step(crowd: Any, records: dict[int, Record]) -> None:
+    """Remember the weights of each network whose coming step ends its epoch, where updates are kept."""
+    last = [place for place, one in enumerate(crowd.members) if one.updates and one.step + 1 == one.steps_per_epoch]
+    if last:
+        sent = crowd.send(last)
+        for k, place in enumerate(last):
+            records[crowd.members[place].row["model"]].before = sent[k]
 
 
 def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch: Watch) -> list[Member]:
@@ -314,6 +333,8 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
         record = records[one.row["model"]]
         _note(record, one, crowd.batch, *sums[k], valid[k], test[k])
         record.export(vectors[k])
+        if one.updates:
+            record.export_update(sent[k])
         one.evaluations += 1
         _decide(record, one, np.isfinite(vectors[k]).all(), max_epochs)
         if record.status:
@@ -345,7 +366,12 @@ def _result(one: Member, record: Record, layout: Layout, common: Common) -> xr.D
     """Label a finished network: twenty of its exports, its curves and its row."""
     kept = np.round(np.linspace(1, one.evaluations, SNAPSHOTS)).astype("int64") - 1
     curves = {name: np.array(values, dtype="float32") for name, values in record.curves.items()}
-    data = {"weights": (("model", "snapshot", "weight"), _read(record.exports, kept, layout.size)[None])}
+    apart = 1 + one.updates  # vectors from one export to the next
+    vectors = {"weights": kept * apart} | ({"updates": kept * apart + 1} if one.updates else {})
+    data = {
+        name: (("model", "snapshot", "weight"), _read(record.exports, places, layout.size)[None])
+        for name, places in vectors.items()
+    }
     data |= {name: (("model", "snapshot"), values[kept][None]) for name, values in curves.items()}
     data["epoch"] = (("model", "snapshot"), kept[None])
     data |= {f"curve_{name}": (("model", "evaluation"), values[None]) for name, values in curves.items()}
@@ -362,9 +388,9 @@ def _result(one: Member, record: Record, layout: Layout, common: Common) -> xr.D
     return xr.Dataset(data, coordinates, _attributes(layout, common))
 
 
-def _read(exports: IO[bytes], kept: np.ndarray, size: int) -> np.ndarray:
-    vectors = np.empty((len(kept), size), dtype="float32")
-    for place, number in enumerate(kept.tolist()):
+def _read(exports: IO[bytes], places: np.ndarray, size: int) -> np.ndarray:
+    vectors = np.empty((len(places), size), dtype="float32")
+    for place, number in enumerate(places.tolist()):
         exports.seek(number * size * 4)
         vectors[place] = np.frombuffer(exports.read(size * 4), dtype="float32")
     return vectors

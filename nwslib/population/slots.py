@@ -78,6 +78,7 @@ class Member:
     test: Tensor
     labels: Tensor  # of the training images
     steps_per_epoch: int
+    updates: bool = False  # whether what the last step of each epoch changes is kept
     epoch: int = 0
     step: int = 0  # within the epoch
     evaluations: int = 0
@@ -86,6 +87,11 @@ class Member:
     def steps(self) -> int:
         """Optimiser steps taken."""
         return self.epoch * self.steps_per_epoch + self.step
+
+    @property
+    def ahead(self) -> int:
+        """Steps that it may take in one go: to the end of its epoch, or, where that counts, to the last step of it."""
+        return max(1, self.steps_per_epoch - self.step - self.updates)
 
 
 def rows(design: xr.Dataset) -> list[dict[str, Any]]:
@@ -101,7 +107,7 @@ def rows(design: xr.Dataset) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def member(row: Mapping[str, Any], images: Bank) -> Member:
+def member(row: Mapping[str, Any], images: Bank, updates: bool = False) -> Member:
     """Prepare a network: split its images from its seed.
 
     Parameters
@@ -110,6 +116,8 @@ def member(row: Mapping[str, Any], images: Bank) -> Member:
         Its row of the design.
     images
         The bank that holds its image set.
+    updates
+        Whether what the last step of each epoch changes is kept.
 
     Returns
     -------
@@ -131,7 +139,7 @@ def member(row: Mapping[str, Any], images: Bank) -> Member:
             f"which has {count} images after the validation split and class balance"
         )
     test = images.test[row["dataset"]]
-    return Member(row, everything[train], everything[valid], test, labels, count // row["batch_size"])
+    return Member(row, everything[train], everything[valid], test, labels, count // row["batch_size"], updates)
 
 
 class Stopped(Exception):
@@ -142,14 +150,26 @@ class Stopped(Exception):
 class Sent:
     """Weight vectors on their way to the host."""
 
-    host: Tensor  # (places, w), float32
+    host: Tensor  # (places, w), in the precision of the training
     arrived: torch.cuda.Event | None = None
 
+    def __getitem__(self, k: int) -> "Sent":
+        """Give one of the vectors."""
+        return Sent(self.host[k], self.arrived)
+
     def numpy(self) -> np.ndarray:
-        """Give the vectors, as soon as they are there."""
+        """Give the vectors, float32, as soon as they are there."""
+        return self._there().float().numpy()
+
+    def minus(self, earlier: "Sent") -> np.ndarray:
+        """Give what has changed since vectors were sent earlier, float32, rounded once."""
+        with np.errstate(over="ignore", invalid="ignore"):  # a network may diverge at this moment
+            return (self._there().numpy() - earlier._there().numpy()).astype(np.float32, copy=False)
+
+    def _there(self) -> Tensor:
         if self.arrived is not None:
             self.arrived.synchronize()
-        return self.host.numpy()
+        return self.host
 
 
 @dataclass
@@ -444,7 +464,7 @@ class Slots:
 
     def send(self, places: list[int]) -> "Sent":
         """Start to copy the weights of some networks to the host; on a CUDA device, beside what is computed next."""
-        rows = self.weights[torch.tensor(places, device=self.weights.device)].float()
+        rows = self.weights[torch.tensor(places, device=self.weights.device)]
         if rows.device.type != "cuda":
             return Sent(rows.cpu())
         computed = torch.cuda.current_stream(rows.device)

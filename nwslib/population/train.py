@@ -42,7 +42,8 @@ class Training:
     design
         The completed design.
     parameters
-        What all its networks share: ``max_epochs``, ``precision``, ``options``, and the version of each image set.
+        What all its networks share: ``max_epochs``, ``precision``, ``options``, the version of each image set, and
+        ``updates`` where updates are kept.
     implementation
         What computes them, by name.
     """
@@ -77,6 +78,7 @@ def train(
     max_epochs: int = 1000,
     implementation: str = "auto",
     options: Collection[str] = (),
+    updates: bool = False,
     progress: bool = True,
 ) -> Training:
     """Train every network of a design and yield each when it has finished.
@@ -102,6 +104,9 @@ def train(
         rounding, which training then makes large.
     options
         Names from `OPTIONS`: what the released code did otherwise.
+    updates
+        Whether a network also carries the variable ``updates``: what the last optimiser step before each snapshot
+        changed in its weight vector, moving statistics included; 0 at snapshot 1. Changes nothing else.
     progress
         Whether to show a status line where somebody watches.
 
@@ -113,8 +118,8 @@ def train(
     Raises
     ------
     ValueError
-        Before anything is trained: if the design, the device or the precision is not valid, an image set is missing, of
-        another size or short of a class, or a batch is larger than an epoch.
+        Before anything is trained: if the design or another argument is not valid, an image set is missing, of another
+        size or short of a class, or a batch is larger than an epoch.
 
     Notes
     -----
@@ -139,12 +144,15 @@ def train(
     for option in options:
         if option not in OPTIONS:
             raise ValueError(f"unknown option {option!r}. {space.nearest(option, OPTIONS)}")
+    if not isinstance(updates, bool):
+        raise ValueError(f"updates must be True or False, not {updates!r}")
     parameters = {
         "max_epochs": max_epochs,
         "precision": precision,
         "options": sorted(set(options)),
         "images": {name: images[name].version for name in sorted(images)},
     }
+    parameters |= {"updates": True} if updates else {}  # not False: populations from before there were updates go on
     place = resolve_device(device)
     chosen = implementations.choose(implementation, place, design)
     if design.sizes["model"] == 0:
@@ -204,6 +212,8 @@ def _check_epochs(every: list[dict[str, Any]], bank: Bank) -> None:
 def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     """Name a network by what determines it: its row, its image set's version, the training, the protocol.
 
+    Whether its updates are kept does not: it is the same network, of which more is known.
+
     Parameters
     ----------
     row
@@ -219,4 +229,5 @@ def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     names = sorted({*space.PROPERTIES, *space.CONSTANTS, "seed"})
     fields = {name: row[name] for name in names}
     fields |= {**parameters, "images": parameters["images"][row["dataset"]], "protocol": PROTOCOL_VERSION}
+    fields.pop("updates", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

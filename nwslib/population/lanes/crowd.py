@@ -124,11 +124,11 @@ class Crowd:
 
     def vectors(self, places: list[int]) -> np.ndarray:
         """Give the weights of some networks, shape (places, w), float32, in the order of the layout."""
-        return self._released(self._state.weights, places).astype(np.float32, copy=False)
+        return self.send(places).numpy()
 
     def send(self, places: list[int]) -> Sent:
-        """Give what `vectors` gives, as `nwslib.population.slots.Slots.send` does."""
-        return Sent(torch.from_numpy(self.vectors(places)))
+        """Give the weights of some networks, as `nwslib.population.slots.Slots.send` does."""
+        return Sent(torch.from_numpy(self._released(self._state.weights, places)))
 
     def _released(self, flat: np.ndarray, places: list[int]) -> np.ndarray:
         vectors = np.empty((len(places), self.layout.size), flat.dtype)
@@ -147,8 +147,8 @@ class Crowd:
         self._run(1)
 
     def advance(self) -> None:
-        """Train on for a moment: some steps, unless a network ends its epoch before."""
-        start, steps = time.perf_counter(), min(self._steps, *(one.steps_per_epoch - one.step for one in self.members))
+        """Train on for a moment: some steps, unless a network must be looked at before."""
+        start, steps = time.perf_counter(), min(self._steps, *(one.ahead for one in self.members))
         self._run(steps)
         self._steps = max(1, min(256, int(MOMENT * steps / (time.perf_counter() - start))))
 
