@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from xarray.core.indexing import LazilyIndexedArray
 
-from nwslib.snapshots import fake, layout_of, lazy, store
+from nwslib.snapshots import fake, files, layout_of, lazy
 from nwslib.snapshots.lazy import Labels, Reader, Rows
 from nwslib.snapshots.schema import COORDINATES, VARIABLES
 from nwslib.space import sample
@@ -32,7 +32,7 @@ def places(tmp_path_factory):
         padded = [
             NETWORKS[member].pad(evaluation=(0, longest - NETWORKS[member].sizes["evaluation"])) for member in members
         ]
-        store._save(xr.concat(padded, "model", data_vars="minimal"), folder / f"{name}.nc")
+        files.save(xr.concat(padded, "model", data_vars="minimal"), folder / f"{name}.nc")
     return [
         (str(folder / f"{name}.nc"), row) for name, row in [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("c", 0), ("b", 2)]
     ]
@@ -90,7 +90,9 @@ def test_values_may_be_changed_without_changing_the_file(places):
 def test_only_rows_that_are_asked_for_are_read(places, monkeypatch):
     asked = []
     reader = Reader()
-    monkeypatch.setattr(Reader, "row", lambda self, *place, row=Reader.row: asked.append(place) or row(self, *place))
+    monkeypatch.setattr(
+        Reader, "view", lambda self, *place, view=Reader.view: asked.append(place) or view(self, *place)
+    )
     _lazy(places, reader=reader).isel(model=[2, 4]).isel(weight=slice(0, 10)).load()
     assert asked == [(path, "weights", row) for path, row in (places[2], places[4])]
 

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from nwslib import snapshots
-from nwslib.snapshots import contents, fake, store
+from nwslib.snapshots import contents, fake, files, writer
 from nwslib.snapshots.schema import ATTRIBUTES, COORDINATES, VARIABLES
 from nwslib.space import sample
 
@@ -24,7 +24,7 @@ ROWS = 3  # rows per shard in most of these tests
 
 @pytest.fixture(autouse=True)
 def _short_shards(monkeypatch):
-    monkeypatch.setattr(store, "SHARD_ROWS", ROWS)
+    monkeypatch.setattr(writer, "SHARD_ROWS", ROWS)
 
 
 def _design(rows, seed=0, **fixed):
@@ -41,7 +41,7 @@ def written(tmp_path_factory):
     """A finished population of eight networks in three shards, to be left as it is."""
     path = tmp_path_factory.mktemp("written") / "population"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "SHARD_ROWS", ROWS)
+        patch.setattr(writer, "SHARD_ROWS", ROWS)
         snapshots.write(path, NETWORKS)
     return path
 
@@ -125,7 +125,7 @@ def test_what_was_opened_satisfies_the_schema_and_says_what_it_means(folder):
     layout = snapshots.layout_of(opened)
     for name, labels in layout.labels().items():
         np.testing.assert_array_equal(opened[name].values, labels)
-    assert opened["batch_size"].attrs == {"long_name": "images per step", "units": "images"}
+    assert opened["batch_size"].attrs == {"long_name": "images per step", "units": "1"}
 
 
 def test_a_finished_population_is_shards_and_a_manifest(folder):
@@ -209,7 +209,7 @@ def test_opening_reads_no_shard_and_selecting_reads_only_what_is_asked_for(folde
 
 
 def test_merging_holds_one_network_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SHARD_ROWS", 8)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 8)
     design = _design(8).assign(width_fc=("model", [320] * 8), shard=("model", [0] * 8))
     with pytest.raises(RuntimeError):
         snapshots.write(tmp_path, _then(fake.population(design.isel(model=slice(7))), RuntimeError()))
@@ -344,20 +344,21 @@ def test_a_reader_sees_every_finished_network_while_others_are_written(tmp_path)
                 np.testing.assert_array_equal(opened["weights"][-1], NETWORKS[number - 1]["weights"][0])
             yield network
 
-    assert snapshots.write(tmp_path, watched()) == len(NETWORKS)
+    assert snapshots.write(tmp_path, watched(), seconds=0) == len(NETWORKS)
 
 
 def test_a_reader_is_not_misled_by_a_merge(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         snapshots.write(tmp_path, _then(NETWORKS[:2], RuntimeError()))
 
-    def opened(path):
+    def parsed(folder, text):
         monkeypatch.undo()
-        monkeypatch.setattr(store, "SHARD_ROWS", ROWS)
-        snapshots.write(tmp_path, NETWORKS[2:3])  # between listing the parts and opening the first
-        return contents.opened(path)
+        monkeypatch.setattr(writer, "SHARD_ROWS", ROWS)
+        found = contents._parse(folder, text)
+        snapshots.write(tmp_path, NETWORKS[2:3])  # between reading the manifest and looking for the parts
+        return found
 
-    monkeypatch.setattr(contents, "opened", opened)
+    monkeypatch.setattr(contents, "_parse", parsed)
     assert snapshots.table(tmp_path)["model"].values.tolist() == [0, 1, 2]
     assert len(list(tmp_path.glob("*.nc"))) == 1
 
@@ -382,7 +383,7 @@ def _write_until_killed(folder, networks, call):
         for name in ("replace", "fsync", "remove"):
             patch.setattr(os, name, guarded(getattr(os, name)))
         try:
-            snapshots.write(folder, networks)
+            snapshots.write(folder, networks, seconds=0)
         except Killed:
             return True
     return False
@@ -411,15 +412,15 @@ def test_a_kill_at_any_step_loses_no_finished_network(tmp_path, whole):
 _WRITER = """
 import sys, numpy as np
 from nwslib import snapshots
-from nwslib.snapshots import contents, fake, store
+from nwslib.snapshots import contents, fake, files, writer
 from nwslib.space import sample
-store.SHARD_ROWS = 3
+writer.SHARD_ROWS = 3
 design = sample("nws_small", 30, 0).assign(shard=("model", np.arange(30) // 3))
 def told():
     for network in list(fake.population(snapshots.remaining(design, sys.argv[1]))):
         print("next", flush=True)
         yield network
-snapshots.write(sys.argv[1], told())
+snapshots.write(sys.argv[1], told(), seconds=0)
 """
 
 
@@ -549,7 +550,7 @@ def test_verify_names_shard_and_network(folder):
         shard = file.load()
     shard["weights"][2, 3, 4] = np.inf
     shard.to_netcdf(path, engine="netcdf4")
-    facts = {"bytes": path.stat().st_size, "sha256": store._sha256(path)}
+    facts = {"bytes": path.stat().st_size, "sha256": files.facts_of(path)["sha256"]}
     _change_manifest(folder, lambda fields: fields["files"][path.name].update(facts))
     with pytest.raises(
         ValueError, match=r"00001.03.nc: network 5 did not diverge, but has weights that are not finite"
@@ -571,7 +572,7 @@ def test_a_broken_part_is_named(tmp_path, size, foreign):
     part = next((tmp_path / "parts").glob("*00000001.nc"))
     part.write_bytes(part.read_bytes()[:size] + foreign)
     for read in (snapshots.open_population, lambda path: snapshots.remaining(DESIGN, path)):
-        with pytest.raises(ValueError, match=r"00000001.nc is truncated, or not a NetCDF file"):
+        with pytest.raises(ValueError, match=r"00000001.nc is truncated.*Remove it to train the network again"):
             read(tmp_path)
 
 

@@ -18,7 +18,7 @@ from nwslib.population import implementations, loop, train
 from nwslib.population.lanes import plan
 from nwslib.population.lanes.crowd import Crowd
 from nwslib.population.slots import Slots
-from nwslib.snapshots import store
+from nwslib.snapshots import files
 
 DESIGN = space.sample("nws_small", 10, seed=9, dataset=["digits", "textures"], batch_size=32)
 IMAGES = {"digits": stripes("digits", train=350, grey=True), "textures": stripes("textures")}
@@ -27,8 +27,8 @@ SHORT = {"max_epochs": 3, "slots": 4, "progress": False}
 
 
 def run(folder, given=LONG):
-    """Train what remains."""
-    return snapshots.write(folder, train(snapshots.remaining(DESIGN, folder), IMAGES, **given))
+    """Train what remains, and write every network before the next is asked for."""
+    return snapshots.write(folder, train(snapshots.remaining(DESIGN, folder), IMAGES, **given), seconds=0)
 
 
 @pytest.fixture(autouse=True)
@@ -331,7 +331,7 @@ def test_where_exports_find_no_room_the_run_ends_and_the_next_one_goes_on(monkey
 
 @pytest.mark.parametrize("kept", [0, 3])
 def test_on_a_full_disk_the_run_ends_and_the_next_one_goes_on(monkeypatch, tmp_path, kept):
-    sync, folder, synced = store._sync, tmp_path / "population", []
+    sync, folder, synced = files.sync, tmp_path / "population", []
 
     def full(path):
         if str(path).endswith(".nc.tmp"):
@@ -341,7 +341,7 @@ def test_on_a_full_disk_the_run_ends_and_the_next_one_goes_on(monkeypatch, tmp_p
         sync(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_sync", full)
+        patch.setattr(files, "sync", full)
         with pytest.raises(OSError, match=r"No space left on device.*make room and start again") as failed:
             run(folder, LONG)
     assert not workers(), failed  # although the traceback, as in a notebook, still holds the training

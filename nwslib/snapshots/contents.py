@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,59 @@ from nwslib.snapshots.lazy import Labels, Reader, Rows
 from nwslib.snapshots.schema import (
     ATTRIBUTES,
     COORDINATES,
+    OPTIONAL_ATTRIBUTES,
+    OPTIONAL_VARIABLES,
     SNAPSHOTS,
     VARIABLES,
+    Variable,
     check_attributes,
     check_variables,
     check_version,
+    further_properties,
     layout_of,
 )
 
 MANIFEST = "manifest.json"
-COLUMNS = tuple(name for name, variable in COORDINATES.items() if variable.dims == ("model",))
 RESULTS = ("train_accuracy", "valid_accuracy", "test_accuracy")
-_TABLE = (*COLUMNS, *RESULTS, "node", "file")
+_MODEL = {name: variable for name, variable in COORDINATES.items() if variable.dims == ("model",)}
+_REQUIRED = tuple(name for name, variable in _MODEL.items() if variable.required)
+_TABLE = (*_REQUIRED, *RESULTS, "node", "file")
 _SHARED = ("schema_version", "protocol_version", "parameters")
 _OWN = tuple(name for name in ATTRIBUTES if name not in _SHARED)
 _SHARD = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{5,}\.\d{2,}\.nc")
 _PART = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{8,}\.nc")
+_TYPES = {name: one.type for name, one in _MODEL.items()} | dict.fromkeys(RESULTS, "float64")
+_TYPES |= {"node": "text", "file": "text"}
+_MISSING = {"text": "", "float64": np.nan, "int64": -1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all networks of one architecture have alike, besides their layout.
+
+    Attributes
+    ----------
+    snapshots
+        How many of each network.
+    properties
+        The coordinates on ``model`` that a population may lack, or that only this one has.
+    variables
+        The optional variables.
+    """
+
+    snapshots: int = SNAPSHOTS
+    properties: tuple[str, ...] = tuple(name for name, variable in _MODEL.items() if not variable.required)
+    variables: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, network: xr.Dataset) -> "Shape":
+        """Give that of a network that satisfies the schema."""
+        known = {name: variable for name, variable in _MODEL.items() if not variable.required}
+        return cls(
+            network.sizes["snapshot"],
+            tuple(name for name in known | further_properties(network.attrs) if name in network.variables),
+            tuple(name for name in OPTIONAL_VARIABLES if name in network.variables),
+        )
 
 
 @dataclass(frozen=True)
@@ -49,17 +86,24 @@ class Contents:
         What all networks share: ``schema_version``, ``protocol_version``, ``parameters``; empty before the first.
     nodes
         The other attributes of each architecture, by its name.
+    shapes
+        What else its networks have alike, by its name.
     files
-        ``sha256``, ``bytes``, ``rows`` and ``node`` of each shard, by its name.
+        ``sha256``, ``bytes``, ``rows`` and ``node`` of each shard and each part that the manifest lists, by its name.
     table
-        Columns with one entry per network: `COLUMNS`, `RESULTS`, ``node``, and ``file``, which is a shard or a part.
+        Columns with one entry per network: coordinates, `RESULTS`, ``node``, and ``file``, which is a shard or a part.
+        None where a network has no such property.
+    types
+        Of the columns: a numpy type, or "text".
     """
 
     folder: Path
     shared: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, dict[str, str]] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     table: dict[str, list] = field(default_factory=lambda: {name: [] for name in _TABLE})
+    types: dict[str, str] = field(default_factory=lambda: dict(_TYPES))
 
     def rows(self, **where: Any) -> list[int]:
         """Find the networks with the given values (``node="cnn-1a2b3c4d", shard=0``), in design order."""
@@ -69,17 +113,34 @@ class Contents:
         found = [row for row, (_, *values) in enumerate(zip(*columns, strict=True)) if tuple(values) == wanted]
         return sorted(found, key=models.__getitem__)
 
-    def column(self, name: str, rows: Sequence[int]) -> np.ndarray:
-        """Give a column of the table as an array, for some networks."""
-        values = [self.table[name][row] for row in rows]
-        kind = "float64" if name in RESULTS else "text" if name in ("node", "file") else COORDINATES[name].type
+    def groups(self, *names: str) -> dict[tuple, list[int]]:
+        """Group the networks by the values of some columns; groups sorted, each in design order."""
+        found: dict[tuple, list[int]] = {}
+        columns = list(zip(*(self.table[name] for name in names), strict=True))
+        for row in sorted(range(len(columns)), key=self.table["model"].__getitem__):
+            found.setdefault(columns[row], []).append(row)
+        return dict(sorted(found.items()))
+
+    def properties(self, node: str | None = None) -> dict[str, Variable]:
+        """Describe the coordinates on ``model`` of one architecture, or of all of them."""
+        nodes = self.nodes if node is None else (node,)
+        further = {name: one for own in nodes for name, one in further_properties(self.nodes[own]).items()}
+        held = {name for own in nodes for name in self.shapes[own].properties}
+        return {name: one for name, one in (_MODEL | further).items() if one.required or name in held}
+
+    def column(self, name: str, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Give a column of the table as an array, for some networks or all; "", NaN and -1 where there is no value."""
+        values = self.table[name] if rows is None else [self.table[name][row] for row in rows]
+        kind = self.types[name]
         # JSON has no NaN: it is null in the manifest.
+        if None in values:
+            values = [_MISSING[kind] if value is None else value for value in values]
         return np.array(values, dtype=str if kind == "text" else kind)
 
     def attributes(self, node: str | None = None) -> dict[str, str]:
         """Give the schema's attributes of one architecture, or only those that all of them share."""
         known = {**self.shared, "parameters": json.dumps(self.shared["parameters"]), **self.nodes.get(node, {})}
-        return {name: known[name] for name in ATTRIBUTES if name in known}
+        return {name: known[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in known}
 
     def begin(self, network: xr.Dataset) -> None:
         """Take what all networks share from the first of them."""
@@ -111,16 +172,64 @@ class Contents:
         Raises
         ------
         ValueError
-            As `refuse_others`.
+            As `refuse_others`, or if networks of its architecture have other snapshots, properties or variables.
         """
         self.refuse_others(json.loads(network.attrs["parameters"]), network.attrs["protocol_version"])
-        node = layout_of(network).name
-        own = {name: network.attrs[name] for name in _OWN}
+        node, shape = layout_of(network).name, Shape.of(network)
+        self._refuse_other_shape(node, shape, network.attrs)
+        own = {name: network.attrs[name] for name in (*_OWN, *OPTIONAL_ATTRIBUTES) if name in network.attrs}
         self.nodes[node] = joined(self.nodes[node], own) if node in self.nodes else own
-        values = {name: network[name].item() for name in COLUMNS}
-        values |= {name: network[name].values[0, -1].item() for name in RESULTS} | {"node": node, "file": file}
+        self.shapes[node] = shape
+        self.types.update({name: one.type for name, one in further_properties(own).items()})
+        values = {name: network.variables[name].values.tolist()[0] for name in (*_REQUIRED, *shape.properties)}
+        values |= {name: network.variables[name].values[0, -1].item() for name in RESULTS}
+        self._append(values | {"node": node, "file": file})
+
+    def take(self, other: "Contents", rows: Sequence[int], file: str, changed: Mapping[str, str]) -> list[int]:
+        """List some networks of one architecture of another population, unless they are there; give their rows here.
+
+        Raises
+        ------
+        ValueError
+            If another network has the row number of one of them, or the networks here differ in shape or attributes.
+        """
+        node = other.table["node"][rows[0]]
+        own = {**other.nodes[node], **changed}
+        self._refuse_other_shape(node, other.shapes[node], own)
+        self.nodes[node] = joined(self.nodes[node], own) if node in self.nodes else own
+        self.shapes[node] = other.shapes[node]
+        self.types.update(other.types)
+        held = {name: row for row, name in enumerate(self.table["id"])}
+        models = set(self.table["model"])
+        columns = (*other.properties(node), *RESULTS, "node")
+        for row in rows:
+            if other.table["id"][row] in held:
+                continue
+            if other.table["model"][row] in models:
+                raise ValueError(f"{self.folder} holds another network as row {other.table['model'][row]}")
+            self._append({name: other.table[name][row] for name in columns} | {"file": file})
+        held = {name: row for row, name in enumerate(self.table["id"])}
+        return [held[other.table["id"][row]] for row in rows]
+
+    def _append(self, values: dict[str, Any]) -> None:
+        rows = len(self.table["model"])
         for name, value in values.items():
-            self.table[name].append(value)
+            self.table.setdefault(name, [None] * rows).append(value)
+        for column in self.table.values():
+            if len(column) == rows:
+                column.append(None)
+
+    def _refuse_other_shape(self, node: str, shape: Shape, own: Mapping[str, str]) -> None:
+        here = asdict(self.shapes.get(node, shape))
+        for name, value in asdict(shape).items():
+            if here[name] != value:
+                raise ValueError(
+                    f"the networks of {node} in {self.folder} have {name} {here[name]}, this one has {value}. Choose "
+                    f"another folder, for example {self.folder.name}-2"
+                )
+        for name in ("properties", "not_measured", "keep_bits"):
+            if node in self.nodes and self.nodes[node].get(name) != own.get(name):
+                raise ValueError(f"the networks of {node} in {self.folder} have another attribute {name!r}")
 
 
 def read(folder: Path) -> Contents:
@@ -137,11 +246,12 @@ def read(folder: Path) -> Contents:
     if not folder.is_dir():
         raise FileNotFoundError(f"no population in {folder}: no such folder. {_nearest_folder(folder)}")
     before = _manifest_bytes(folder)
-    contents = _parse(folder, before)
+    contents = _without_lost_parts(_parse(folder, before))
+    listed = {file for file in contents.table["file"] if file.startswith("parts/")}
     held = set(contents.table["model"])
     try:
         for path in sorted((folder / "parts").glob("*.nc")):
-            if model_of(path) not in held:
+            if f"parts/{path.name}" not in listed and model_of(path) not in held:
                 with opened(path) as network:
                     contents.add(network, f"parts/{path.name}")
     except FileNotFoundError:
@@ -208,31 +318,34 @@ def assemble(contents: Contents, node: str, rows: Sequence[int], reader: Reader)
     """
     attributes = contents.attributes(node)
     layout = Layout.from_json(attributes["layout"])
+    shape = contents.shapes[node]
     exports = max(1, *(contents.table["n_exports"][row] for row in rows))  # an axis of length 0 can't be stored
-    sizes = {"model": len(rows), "snapshot": SNAPSHOTS, "evaluation": exports, "weight": layout.size}
+    sizes = {"model": len(rows), "snapshot": shape.snapshots, "evaluation": exports, "weight": layout.size}
     places = _places(contents, rows)
+    known = {**VARIABLES, **{name: OPTIONAL_VARIABLES[name] for name in shape.variables}}
     variables = {
         name: Rows(reader, name, places, tuple(sizes[axis] for axis in variable.dims))
-        for name, variable in VARIABLES.items()
+        for name, variable in known.items()
     }
-    coordinates = {name: contents.column(name, rows) for name in COLUMNS}
-    coordinates["snapshot"] = np.arange(1, SNAPSHOTS + 1)
+    known |= COORDINATES | contents.properties(node)
+    coordinates = {name: contents.column(name, rows) for name in contents.properties(node)}
+    coordinates["snapshot"] = np.arange(1, shape.snapshots + 1)
     # Labels are kept once they were asked for; weights are not, or memory would fill up.
     coordinates |= {name: MemoryCachedArray(LazilyIndexedArray(Labels(layout, name))) for name in LABELS}
     return xr.Dataset(
-        {name: _variable(name, LazilyIndexedArray(values)) for name, values in variables.items()},
-        {name: _variable(name, values) for name, values in coordinates.items()},
+        {name: _variable(known[name], LazilyIndexedArray(values)) for name, values in variables.items()},
+        {name: _variable(known[name], values) for name, values in coordinates.items()},
         attributes,
     )
 
 
 def manifest(contents: Contents) -> str:
-    """Write everything but the parts as JSON."""
-    listed = [row for row, file in enumerate(contents.table["file"]) if not file.startswith("parts/")]
-    listed.sort(key=contents.table["model"].__getitem__)
-    table = {name: [_null(values[row]) for row in listed] for name, values in contents.table.items()}
+    """Write everything as JSON."""
+    order = sorted(range(len(contents.table["model"])), key=contents.table["model"].__getitem__)
+    table = {name: [_null(values[row]) for row in order] for name, values in contents.table.items()}
+    nodes = {node: own | {"shape": asdict(contents.shapes[node])} for node, own in contents.nodes.items()}
     fields = {"library_version": __version__, **contents.shared, "implementation": implementation(contents)}
-    fields |= {"nodes": contents.nodes, "files": contents.files, "table": table}
+    fields |= {"nodes": nodes, "files": contents.files, "table": table}
     return json.dumps(fields, allow_nan=False, separators=(",", ":"))
 
 
@@ -244,7 +357,7 @@ def implementation(contents: Contents) -> dict[str, Any]:
 def joined(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """Join the attributes of networks of one architecture: what differs is listed, the later date is kept."""
     both = dict(first)
-    for name in ("library_version", "device"):
+    for name in ("library_version", "device", *(["source"] if "source" in first and "source" in second else [])):
         both[name] = "; ".join(dict.fromkeys([*first[name].split("; "), *second[name].split("; ")]))
     both["implementation"] = json.dumps(_union([json.loads(own["implementation"]) for own in (first, second)]))
     both["created_at"] = max(first["created_at"], second["created_at"])
@@ -284,9 +397,10 @@ def check_sizes(contents: Contents) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but {MANIFEST} lists it")
         if path.stat().st_size != facts["bytes"]:
+            advice = ". Remove it to train the network again" if name.startswith("parts/") else ""
             raise ValueError(
                 f"{path} is truncated or was changed: it has {path.stat().st_size} bytes, but {MANIFEST} says "
-                f"{facts['bytes']}"
+                f"{facts['bytes']}{advice}"
             )
 
 
@@ -299,26 +413,38 @@ def _parse(folder: Path, text: bytes) -> Contents:
     try:
         fields = json.loads(text)
         check_version(str(fields["schema_version"]), str(path))
+        shapes = {node: own.get("shape") for node, own in fields["nodes"].items()}
         contents = Contents(
             folder,
             {name: fields[name] for name in _SHARED},
-            {node: {name: own[name] for name in _OWN} for node, own in fields["nodes"].items()},
+            {node: _attributes(own) for node, own in fields["nodes"].items()},
+            {node: Shape() if shape is None else _shape(shape) for node, shape in shapes.items()},
             {
                 name: {key: facts[key] for key in ("sha256", "bytes", "rows", "node")}
                 for name, facts in fields["files"].items()
             },
-            {name: fields["table"][name] for name in _TABLE},
+            {name: fields["table"][name] for name in dict.fromkeys([*_TABLE, *fields["table"]])},
         )
+        for own in contents.nodes.values():
+            contents.types.update({name: one.type for name, one in further_properties(own).items()})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is truncated, or not the manifest of a population: {error!r}") from error
     _check_names(contents, path)
     return contents
 
 
+def _attributes(own: Mapping[str, Any]) -> dict[str, str]:
+    return {name: own[name] for name in _OWN} | {name: own[name] for name in OPTIONAL_ATTRIBUTES if name in own}
+
+
+def _shape(fields: Mapping[str, Any]) -> Shape:
+    return Shape(int(fields["snapshots"]), tuple(fields["properties"]), tuple(fields["variables"]))
+
+
 def _check_names(contents: Contents, path: Path) -> None:
     """Check that the manifest agrees with itself, and leads nowhere outside its folder."""
     for name in contents.files:
-        if not _SHARD.fullmatch(name):
+        if not _SHARD.fullmatch(name) and not (name.startswith("parts/") and _PART.fullmatch(name[len("parts/") :])):
             raise ValueError(f"{path} lists {name!r}, which is not named like a shard, <node>.<shard>.<rows>.nc")
     if len({len(values) for values in contents.table.values()}) != 1:
         raise ValueError(f"{path}: the columns of the table differ in length")
@@ -327,6 +453,24 @@ def _check_names(contents: Contents, path: Path) -> None:
         raise ValueError(f"{path}: files and table don't tell the same number of networks")
     if not set(contents.table["node"]) <= contents.nodes.keys():
         raise ValueError(f"{path}: the table names an architecture that is not among the nodes")
+    for node, shape in contents.shapes.items():
+        for name in (*shape.properties, *shape.variables):
+            if name not in contents.table and name not in OPTIONAL_VARIABLES:
+                raise ValueError(f"{path}: {node} is said to have {name!r}, but the table has no such column")
+    for name in contents.table:
+        if name not in contents.types:
+            raise ValueError(f"{path}: the table has a column {name!r} that is not in the schema")
+
+
+def _without_lost_parts(contents: Contents) -> Contents:
+    """Forget the networks whose part is gone: whoever removes a damaged part has its network trained again."""
+    lost = {name for name in contents.files if name.startswith("parts/") and not (contents.folder / name).is_file()}
+    if not lost:
+        return contents
+    kept = [row for row, file in enumerate(contents.table["file"]) if file not in lost]
+    files = {name: facts for name, facts in contents.files.items() if name not in lost}
+    table = {name: [values[row] for row in kept] for name, values in contents.table.items()}
+    return replace(contents, files=files, table=table)
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -347,8 +491,7 @@ def _places(contents: Contents, rows: Sequence[int]) -> list[tuple[str, int]]:
     return places
 
 
-def _variable(name: str, values: Any) -> xr.Variable:
-    known = (VARIABLES | COORDINATES)[name]
+def _variable(known: Variable, values: Any) -> xr.Variable:
     described = {"long_name": known.meaning, "units": known.units}
     return xr.Variable(known.dims, values, {key: text for key, text in described.items() if text})
 

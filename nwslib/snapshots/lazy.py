@@ -4,6 +4,8 @@ A contiguous variable is read through a memory map at its offset in the file, wh
 through the NetCDF library and touches only the pages asked for; any other one goes through h5py.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import h5py
@@ -12,10 +14,14 @@ from xarray.backends import BackendArray
 from xarray.core.indexing import ExplicitIndexer, IndexingSupport, explicit_indexing_adapter
 
 from nwslib.snapshots.layout import Layout
-from nwslib.snapshots.schema import COORDINATES, VARIABLES
+from nwslib.snapshots.schema import COORDINATES, OPTIONAL_VARIABLES, VARIABLES
 
 # A map holds a file descriptor; many systems allow a process 1,024 of them, some 256.
 _MAPS = 128
+_FILES = 16
+_CHUNK_CACHE = 1 << 23  # bytes per file: runs from one snapshot unpack it once
+
+_KNOWN = {**VARIABLES, **OPTIONAL_VARIABLES}
 
 
 class Reader:
@@ -23,14 +29,15 @@ class Reader:
 
     def __init__(self) -> None:
         self._map = lru_cache(_MAPS)(lambda path: np.memmap(path, np.uint8, "r"))
+        self._file = lru_cache(_FILES)(lambda path: h5py.File(path, rdcc_nbytes=_CHUNK_CACHE))
         self._places = lru_cache(None)(_places)
 
     def __reduce__(self) -> tuple:
         # Maps don't travel: a copy, in this process or another, starts anew.
         return Reader, ()
 
-    def row(self, path: str, name: str, row: int) -> np.ndarray:
-        """Give one network's part of a variable, as a view of the file where that is possible.
+    def view(self, path: str, name: str, row: int) -> np.ndarray | None:
+        """Give one network's part of a variable as a view of the file, or None where the variable is in chunks.
 
         Raises
         ------
@@ -39,18 +46,41 @@ class Reader:
         FileNotFoundError
             If the file is gone.
         """
-        try:
+        with _explained(path):
             offset, shape = self._places(path)[name]
-            if offset is not None:
-                return np.ndarray(shape, VARIABLES[name].type, self._map(path), offset)[row]
-            with h5py.File(path) as file:
-                return file[name][row]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{path} is gone: if networks were written since the population was opened, open it again"
-            ) from error
-        except (OSError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is truncated, or not a file of networks: {error}") from error
+            return None if offset is None else np.ndarray(shape, _KNOWN[name].type, self._map(path), offset)[row]
+
+    def read(self, path: str, name: str, row: int, key: list, length: int) -> np.ndarray:
+        """Read some of one network's part of a variable.
+
+        Parameters
+        ----------
+        path, name, row
+            File, variable, and row of the network.
+        key
+            A whole number, slice or array of positions for each other axis.
+        length
+            Of the last axis; where the file's is shorter, NaN follows.
+
+        Returns
+        -------
+        numpy.ndarray
+            A view of the file where that is possible.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            As `view`.
+        """
+        values = self.view(path, name, row)
+        with _explained(path):
+            stored = self._places(path)[name][1][-1]
+            if values is None:
+                variable = self._file(path)[name]
+                if stored == length:
+                    return _take_chunks(variable, row, key)
+                values = variable[row]
+        return cut(values, key, length)
 
 
 class Rows(BackendArray):
@@ -61,7 +91,7 @@ class Rows(BackendArray):
     reader
         Reads the files.
     name
-        One of the schema's `VARIABLES`.
+        One of the schema's variables.
     places
         File and row of each network.
     shape
@@ -70,11 +100,15 @@ class Rows(BackendArray):
 
     def __init__(self, reader: Reader, name: str, places: list[tuple[str, int]], shape: tuple[int, ...]) -> None:
         self.reader, self.name, self.places, self.shape = reader, name, places, shape
-        self.dtype = np.dtype(VARIABLES[name].type)
+        self.dtype = np.dtype(_KNOWN[name].type)
 
     def __getitem__(self, key: ExplicitIndexer) -> np.ndarray:
         """Read what xarray asks for, axis by axis."""
         return explicit_indexing_adapter(key, self.shape, IndexingSupport.OUTER, self._read)
+
+    def view(self, position: int) -> np.ndarray | None:
+        """Give one network as a view of its file, (s, w), or None where the file holds it in chunks."""
+        return self.reader.view(*self._place(position))
 
     def _read(self, key: tuple) -> np.ndarray:
         models, *rest = key
@@ -88,12 +122,11 @@ class Rows(BackendArray):
         return found
 
     def _row(self, position: int, key: list) -> np.ndarray:
+        return self.reader.read(*self._place(position), key, self.shape[-1])
+
+    def _place(self, position: int) -> tuple[str, str, int]:
         path, row = self.places[position]
-        values = self.reader.row(path, self.name, row)
-        missing = self.shape[-1] - values.shape[-1]
-        if missing:
-            values = np.pad(values, (0, missing), constant_values=np.nan)
-        return _take(values, key)
+        return path, self.name, row
 
 
 class Labels(BackendArray):
@@ -112,13 +145,47 @@ class Labels(BackendArray):
         return self.layout.label(self.name)[key]
 
 
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} is gone: if networks were written since the population was opened, open it again"
+        ) from error
+    except (OSError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is truncated, or not a file of networks: {error}") from error
+
+
 def _places(path: str) -> dict[str, tuple[int | None, tuple[int, ...]]]:
     """Look up offset (None where the variable is in chunks) and shape of each variable in a file."""
     with h5py.File(path) as file:
-        for name, variable in VARIABLES.items():
+        held = {name: variable for name, variable in _KNOWN.items() if variable.required or name in file}
+        for name, variable in held.items():
             if file[name].dtype != variable.type:
                 raise ValueError(f"{path}: {name} has type {file[name].dtype}, but the schema says {variable.type}")
-        return {name: (file[name].id.get_offset(), file[name].shape) for name in VARIABLES}
+        return {name: (file[name].id.get_offset(), file[name].shape) for name in held}
+
+
+def cut(values: np.ndarray, key: list, length: int) -> np.ndarray:
+    """Index each axis by its own part of the key, the last one as if it went on with NaN up to some length."""
+    if values.shape[-1] < length:
+        values = np.pad(values, (0, length - values.shape[-1]), constant_values=np.nan)
+    return _take(values, key)
+
+
+def _take_chunks(variable: h5py.Dataset, row: int, key: list) -> np.ndarray:
+    """Index a variable in chunks: read the least box around what is asked for, and take from that."""
+    box, rest = [], []
+    for size, part in zip(variable.shape[1:], key, strict=True):
+        if isinstance(part, int | np.integer):
+            box.append(part)
+            continue
+        positions = np.arange(size)[part]
+        first, last = (positions.min(), positions.max() + 1) if len(positions) else (0, 0)
+        box.append(slice(first, last))
+        rest.append(positions - first)
+    return _take(variable[(row, *box)], rest)
 
 
 def _take(values: np.ndarray, key: list) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The contract of a population file: names, dimensions, types, units and meaning, and the check of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,8 +11,9 @@ import xarray as xr
 from nwslib.snapshots.layout import LABELS, Layout
 from nwslib.space import nearest
 
-SCHEMA_VERSION = "1.0"
-SNAPSHOTS = 20
+SCHEMA_VERSION = "1.1"
+CONVENTIONS = "CF-1.11"
+SNAPSHOTS = 20  # of a network that is trained here; others may have any number, at least 1
 STATUS = ("converged", "stopped", "diverged", "failed")
 SPLITS = ("train", "test")
 
@@ -23,8 +24,9 @@ class Variable:
 
     dims: tuple[str, ...]
     type: str  # a numpy type, or "text"
-    units: str
+    units: str  # of UDUNITS; "1" for counts and shares, "" for text and labels
     meaning: str
+    required: bool = True
 
 
 _CURVES = {
@@ -35,31 +37,33 @@ _CURVES = {
 }
 _PROPERTIES = {
     "dataset": ("text", "", "image set, with its part in brackets where it is partial"),
-    "learning_rate": ("float64", "", "learning rate in the first epoch"),
-    "batch_size": ("int64", "images", "images per step"),
+    "learning_rate": ("float64", "1", "learning rate in the first epoch"),
+    "batch_size": ("int64", "1", "images per step"),
     "augmentation": ("text", "", "off, or on: geometry, colour and noise"),
     "optimizer": ("text", "", "adam, rmsprop or momentum"),
     "activation": ("text", "", "relu, elu, sigmoid or tanh"),
     "initialization": ("text", "", "constant, normal, glorot_uniform or glorot_normal"),
-    "filter_size": ("int64", "pixels", "side of a convolution kernel"),
-    "depth_conv": ("int64", "layers", "convolution layers"),
-    "depth_fc": ("int64", "layers", "hidden dense layers"),
-    "width_conv": ("int64", "channels", "channels in the first block, doubled in each next one"),
-    "width_fc": ("int64", "units", "units of the first dense layer, halved in each next one"),
+    "filter_size": ("int64", "1", "side of a convolution kernel, in pixels"),
+    "depth_conv": ("int64", "1", "convolution layers"),
+    "depth_fc": ("int64", "1", "hidden dense layers"),
+    "width_conv": ("int64", "1", "channels in the first block, doubled in each next one"),
+    "width_fc": ("int64", "1", "units of the first dense layer, halved in each next one"),
+}
+_PROPERTIES |= {
+    "image_size": ("int64", "1", "side of an input image, in pixels"),
+    "decay": ("float64", "1", "factor on the learning rate after each epoch"),
 }
 _MODEL = {
     "model": ("int64", "", "row of the design"),
     "id": ("text", "", "hash of row, seed, image set, training parameters and protocol: equal ids, equal networks"),
     **_PROPERTIES,
     "family": ("text", "", "network family"),
-    "image_size": ("int64", "pixels", "side of an input image"),
-    "decay": ("float64", "", "factor on the learning rate after each epoch"),
-    "seed": ("int64", "", "seed of the network: of its initial weights and every draw of its training"),
+    "seed": ("int64", "", "seed of the network: of its initial weights and every draw of its training; -1: unknown"),
     "split": ("text", "", "train or test: on which side meta-classifiers may see the network"),
     "shard": ("int64", "", "number of the file, among those of the architecture, that holds the network"),
-    "n_exports": ("int64", "evaluations", "evaluations, and so exports, until the network stopped"),
-    "steps": ("int64", "steps", "optimiser steps until the network stopped"),
-    "seconds": ("float64", "s", "wall time from the network's first step to its last, in company of others"),
+    "n_exports": ("int64", "1", "evaluations, and so exports, until the network stopped"),
+    "steps": ("int64", "1", "optimiser steps until the network stopped; -1: unknown"),
+    "seconds": ("float64", "s", "wall time from first step to last, in company of others; NaN: unknown"),
     "status": ("text", "", "converged, stopped (epoch limit), diverged (non-finite) or failed"),
     "reason": ("text", "", "the stopping rule, or what went wrong"),
 }
@@ -76,24 +80,38 @@ _LABELS = {
 #: Data variables of one architecture's file.
 VARIABLES: Mapping[str, Variable] = MappingProxyType(
     {
-        "weights": Variable(("model", "snapshot", "weight"), "float32", "", "the weight vector at each snapshot"),
-        **{name: Variable(("model", "snapshot"), "float32", "", text) for name, text in _CURVES.items()},
-        "epoch": Variable(("model", "snapshot"), "int64", "epochs", "epochs trained when the snapshot was taken"),
+        "weights": Variable(("model", "snapshot", "weight"), "float32", "1", "the weight vector at each snapshot"),
+        **{name: Variable(("model", "snapshot"), "float32", "1", text) for name, text in _CURVES.items()},
+        "epoch": Variable(("model", "snapshot"), "int64", "1", "epochs trained when the snapshot was taken"),
         **{
-            f"curve_{name}": Variable(("model", "evaluation"), "float32", "", f"{text}; padded with NaN")
+            f"curve_{name}": Variable(("model", "evaluation"), "float32", "1", f"{text}; padded with NaN")
             for name, text in _CURVES.items()
         },
     }
 )
 
-#: Coordinates of one architecture's file.
+#: Data variables that a file may have.
+OPTIONAL_VARIABLES: Mapping[str, Variable] = MappingProxyType(
+    {
+        "updates": Variable(
+            ("model", "snapshot", "weight"),
+            "float32",
+            "1",
+            "change of the weight vector in the last step before each snapshot; 0 where there was none",
+            required=False,
+        )
+    }
+)
+
+#: Coordinates of one architecture's file. A property is there if it means something for these networks; labels on
+#: ``weight`` may be absent, since they follow from the layout.
 COORDINATES: Mapping[str, Variable] = MappingProxyType(
     {
         "snapshot": Variable(
-            ("snapshot",), "int64", "", "1 (initialisation) to 20 (end): a share of the network's run"
+            ("snapshot",), "int64", "", "1 (initialisation) to the last, here 20 (end): a share of the network's run"
         ),
-        **{name: Variable(("model",), *fields) for name, fields in _MODEL.items()},
-        **{name: Variable(("weight",), *fields) for name, fields in _LABELS.items()},
+        **{name: Variable(("model",), *fields, name not in _PROPERTIES) for name, fields in _MODEL.items()},
+        **{name: Variable(("weight",), *fields, False) for name, fields in _LABELS.items()},
     }
 )
 
@@ -108,6 +126,16 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
         "implementation": "JSON: which implementation of each operator computed the networks",
         "device": "the device that trained them, in words",
         "created_at": "time of writing, ISO 8601, UTC",
+    }
+)
+
+#: Attributes that a file may have.
+OPTIONAL_ATTRIBUTES: Mapping[str, str] = MappingProxyType(
+    {
+        "properties": "JSON: further coordinates on model; for each its type, units and meaning",
+        "not_measured": "JSON: accuracies and losses that nobody measured, NaN throughout",
+        "source": "where the networks come from, if they were not trained here",
+        "keep_bits": "bits of each mantissa that were kept (BitRound), if not all 23",
     }
 )
 
@@ -135,6 +163,68 @@ def layout_of(dataset: xr.Dataset) -> Layout:
     return Layout.from_json(dataset.attrs["layout"])
 
 
+def further_properties(attributes: Mapping[str, str]) -> dict[str, Variable]:
+    """Give the properties that a population has besides those that the schema knows.
+
+    Parameters
+    ----------
+    attributes
+        Of one architecture, or of one network.
+
+    Returns
+    -------
+    dict of str to Variable
+        By name; from the attribute ``properties``.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is unreadable, a name is taken by the schema, or a type is unknown.
+
+    Examples
+    --------
+    >>> text = '{"dropout": {"type": "float64", "units": "1", "meaning": "share of units that are dropped"}}'
+    >>> further_properties({"properties": text})["dropout"].type
+    'float64'
+    """
+    try:
+        told = json.loads(attributes.get("properties", "{}"))
+        found = {
+            str(name): Variable(("model",), entry["type"], str(entry["units"]), str(entry["meaning"]), False)
+            for name, entry in told.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"attribute 'properties' is unreadable: {error!r}") from error
+    for name, variable in found.items():
+        if name in VARIABLES | OPTIONAL_VARIABLES | COORDINATES or not name.isidentifier():
+            raise ValueError(
+                f"a further property can't be called {name!r}: the schema uses this name, or it is no name"
+            )
+        if variable.type not in ("float64", "int64", "text"):
+            raise ValueError(
+                f"{name} has type {variable.type!r}. {nearest(variable.type, ('float64', 'int64', 'text'))}"
+            )
+    return found
+
+
+def not_measured(attributes: Mapping[str, str]) -> tuple[str, ...]:
+    """List the accuracies and losses that nobody measured, from the attribute ``not_measured``.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is unreadable or names anything else.
+    """
+    try:
+        names = tuple(json.loads(attributes.get("not_measured", "[]")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"attribute 'not_measured' is unreadable: {error}") from error
+    for name in names:
+        if name not in _CURVES:
+            raise ValueError(f"attribute 'not_measured' names {name!r}. {nearest(name, _CURVES)}")
+    return names
+
+
 def validate(dataset: xr.Dataset, source: str = "population") -> None:
     """Check one architecture's dataset against the schema.
 
@@ -149,24 +239,47 @@ def validate(dataset: xr.Dataset, source: str = "population") -> None:
     Raises
     ------
     ValueError
-        If an attribute or variable is missing, has other dimensions or another type, the vector's length or its labels
-        are not the layout's, two networks share a row or an id, a status or split is unknown, an accuracy is no share,
-        or a network that did not diverge or fail has a weight or an accuracy that is not finite.
+        At the first of the `faults`.
     """
-    check_attributes(dataset, source)
-    check_variables(dataset, source)
+    for fault in faults(dataset, source):
+        raise ValueError(fault)
+
+
+def faults(dataset: xr.Dataset, source: str = "population") -> Iterator[str]:
+    """Find everything in one architecture's dataset that is against the schema.
+
+    Parameters
+    ----------
+    dataset, source
+        As for `validate`.
+
+    Yields
+    ------
+    str
+        One sentence each: an attribute or variable is missing, has other dimensions or another type, the vector's
+        length or its labels are not the layout's, two networks share a row or an id, a status or split is unknown, an
+        accuracy is no share, or a network that did not diverge or fail has a weight or an accuracy that is not finite.
+    """
+    try:
+        check_attributes(dataset, source)
+        check_variables(dataset, source)
+    except ValueError as error:  # without these, nothing else can be looked at
+        yield str(error)
+        return
     layout = layout_of(dataset)
-    if dataset.sizes["weight"] != layout.size or dataset["snapshot"].values.tolist() != [*range(1, SNAPSHOTS + 1)]:
-        raise ValueError(
-            f"{source}: {dataset.sizes['snapshot']} snapshots of {dataset.sizes['weight']} weights, but "
-            f"{layout.name} has snapshots 1 to {SNAPSHOTS} of {layout.size} weights"
+    numbers = dataset["snapshot"].values.tolist()
+    if dataset.sizes["weight"] != layout.size or numbers != [*range(1, max(2, len(numbers) + 1))]:
+        yield (
+            f"{source}: snapshots {numbers[:1]} to {numbers[-1:]}, {len(numbers)} in all, of {dataset.sizes['weight']} "
+            f"weights, but {layout.name} has snapshots 1, 2, 3, ... of {layout.size} weights"
         )
+        return
     for name in LABELS:
         if name in dataset.variables and not np.array_equal(dataset[name].values, layout.label(name)):
-            raise ValueError(f"{source}: the labels {name!r} are not those of the layout {layout.name}")
-    _check_table(dataset, source)
+            yield f"{source}: the labels {name!r} are not those of the layout {layout.name}"
+    yield from _table_faults(dataset, source)
     for position in range(dataset.sizes["model"]):
-        _check_network(dataset.isel(model=position), source)
+        yield from _network_faults(dataset, position, source)
 
 
 def check_attributes(dataset: xr.Dataset, source: str) -> None:
@@ -186,6 +299,11 @@ def check_attributes(dataset: xr.Dataset, source: str) -> None:
             Layout.from_json(dataset.attrs[name]) if name == "layout" else dict(json.loads(dataset.attrs[name]))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{source}: attribute {name!r} is unreadable: {error}") from error
+    try:
+        further_properties(dataset.attrs)
+        not_measured(dataset.attrs)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def check_version(version: str, source: str) -> None:
@@ -201,21 +319,22 @@ def check_version(version: str, source: str) -> None:
 
 
 def check_variables(dataset: xr.Dataset, source: str) -> None:
-    """Check names, dimensions and types of the variables, without reading them; labels on ``weight`` may be absent.
+    """Check names, dimensions and types of the variables, without reading them.
 
     Raises
     ------
     ValueError
-        If a variable is missing, or has other dimensions or another type.
+        If a variable that must be there is missing, or one has other dimensions or another type.
     """
-    for name, variable in (VARIABLES | COORDINATES).items():
-        if name not in LABELS or name in dataset.variables:
+    known = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES}
+    for name, variable in (known | further_properties(dataset.attrs)).items():
+        if name in dataset.variables:
             _check_variable(dataset, name, variable, source)
+        elif variable.required or name not in known:
+            raise ValueError(f"{source}: variable {name!r} is missing. {nearest(name, dataset.variables)}")
 
 
 def _check_variable(dataset: xr.Dataset, name: str, variable: Variable, source: str) -> None:
-    if name not in dataset.variables:
-        raise ValueError(f"{source}: variable {name!r} is missing. {nearest(name, dataset.variables)}")
     found = dataset[name]
     if found.dims != variable.dims:
         raise ValueError(f"{source}: {name} has dimensions {found.dims}, but the schema says {variable.dims}")
@@ -224,31 +343,45 @@ def _check_variable(dataset: xr.Dataset, name: str, variable: Variable, source: 
         raise ValueError(f"{source}: {name} has type {kind}, but the schema says {variable.type}")
 
 
-def _check_table(dataset: xr.Dataset, source: str) -> None:
+def _table_faults(dataset: xr.Dataset, source: str) -> Iterator[str]:
     for name in ("model", "id"):
         values, counts = np.unique(dataset[name].values.astype(str), return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(f"{source}: two networks share the {name} {values[counts > 1][0]}")
+        for value in values[counts > 1].tolist():
+            yield f"{source}: two networks share the {name} {value}"
     for name, known in (("status", STATUS), ("split", SPLITS)):
         for number, value in zip(dataset["model"].values.tolist(), dataset[name].values.tolist(), strict=True):
             if value not in known:
-                raise ValueError(f"{source}: network {number} has {name} {value!r}. {nearest(value, known)}")
+                yield f"{source}: network {number} has {name} {value!r}. {nearest(value, known)}"
 
 
-def _check_network(network: xr.Dataset, source: str) -> None:
-    who = f"{source}: network {network['model'].item()}"
-    exports = network["n_exports"].item()
-    if not 0 <= exports <= network.sizes["evaluation"]:
-        raise ValueError(f"{who} has {exports} exports, but curves of {network.sizes['evaluation']} evaluations")
+def _network_faults(dataset: xr.Dataset, position: int, source: str) -> Iterator[str]:
+    def values(name: str) -> np.ndarray:
+        return dataset.variables[name][position].values
+
+    who = f"{source}: network {values('model').item()}"
+    exports, evaluations = values("n_exports").item(), dataset.sizes["evaluation"]
+    sound = values("status").item() not in ("diverged", "failed")
+    if not 0 <= exports <= evaluations:
+        yield f"{who} has {exports} exports, but curves of {evaluations} evaluations"
+        exports = evaluations
     for name in _CURVES:
-        if not np.isnan(network[f"curve_{name}"].values[exports:]).all():
-            raise ValueError(f"{who}: curve_{name} goes on after its {exports} evaluations")
-    sound = network["status"].item() not in ("diverged", "failed")
-    if sound and not np.isfinite(network["weights"].values).all():
-        raise ValueError(f"{who} did not diverge, but has weights that are not finite")
+        if not np.isnan(values(f"curve_{name}")[exports:]).all():
+            yield f"{who}: curve_{name} goes on after its {exports} evaluations"
+    for name in ("weights", *(name for name in OPTIONAL_VARIABLES if name in dataset.variables)):
+        if sound and not all_finite(values(name)):
+            yield f"{who} did not diverge, but has {name} that are not finite"
+    unknown = not_measured(dataset.attrs)
     for name in ("train_accuracy", "valid_accuracy", "test_accuracy"):
-        values = network[name].values
-        if ((values < 0) | (values > 1)).any():
-            raise ValueError(f"{who}: {name} is a share between 0 and 1, not {np.nanmax(np.abs(values)):.3g}")
-        if sound and name != "train_accuracy" and not np.isfinite(values).all():
-            raise ValueError(f"{who} did not diverge, but has a {name} that is not finite")
+        found = values(name)
+        if name in unknown:
+            if not np.isnan(found).all():
+                yield f"{who}: {name} is said to be not measured, but has values"
+        elif ((found < 0) | (found > 1)).any():
+            yield f"{who}: {name} is a share between 0 and 1, not {np.nanmax(np.abs(found)):.3g}"
+        elif sound and name != "train_accuracy" and not np.isfinite(found).all():
+            yield f"{who} did not diverge, but has a {name} that is not finite"
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Say whether no value is infinite or NaN; both survive a minimum and a maximum, which need no memory."""
+    return values.size == 0 or bool(np.isfinite(values.min()) and np.isfinite(values.max()))

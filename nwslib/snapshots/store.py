@@ -4,28 +4,24 @@ A folder holds
 
 - ``<node>.<shard>.<rows>.nc``: shards, up to 64 networks of one architecture each, in design order;
 - ``parts/<node>.<model>.nc``: finished networks whose shard is not complete yet;
-- ``manifest.json``: the table of all networks in shards, and size and SHA-256 of each shard.
+- ``manifest.json``: the table of all networks, and size and SHA-256 of each file.
 
-Each file appears under its name only when it is whole and on the disk, a shard counts from the moment the manifest
-lists it, and what it replaces is removed after that. So a writer may be killed at any moment.
+Each file appears under its name only when it is whole and on the disk, and what it replaces is removed once the
+manifest lists it. So a writer may be killed at any moment.
 """
 
-import errno
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-import netCDF4
 import numpy as np
 import xarray as xr
 
+from nwslib.snapshots import files
 from nwslib.snapshots.contents import (
-    COLUMNS,
     MANIFEST,
     RESULTS,
     Contents,
@@ -40,8 +36,17 @@ from nwslib.snapshots.contents import (
 )
 from nwslib.snapshots.layout import LABELS
 from nwslib.snapshots.lazy import Reader
-from nwslib.snapshots.schema import ATTRIBUTES, COORDINATES, VARIABLES, layout_of, validate
-from nwslib.space import SHARD_ROWS, complete, nearest, row_keys
+from nwslib.snapshots.schema import (
+    ATTRIBUTES,
+    COORDINATES,
+    OPTIONAL_ATTRIBUTES,
+    OPTIONAL_VARIABLES,
+    VARIABLES,
+    further_properties,
+    validate,
+)
+from nwslib.snapshots.writer import Writer, place
+from nwslib.space import CONSTANTS, PROPERTIES, complete, nearest, row_keys
 
 try:
     import fcntl
@@ -51,8 +56,8 @@ except ImportError:  # not on Windows: there, two writers are not told apart
 _DIFFER = ("seconds", "created_at", "device")  # what two runs of the same population may differ in
 
 
-def write(folder: str | Path, finished: Iterable[xr.Dataset]) -> int:
-    """Write networks as they finish; each is safe on the disk before the next is asked for.
+def write(folder: str | Path, finished: Iterable[xr.Dataset], *, seconds: float = 1.0) -> int:
+    """Write networks as they finish, in the background of what makes them.
 
     A network that the folder holds already is not written again. After an interruption, `remaining` says what is left
     to train, and the next call goes on.
@@ -65,6 +70,9 @@ def write(folder: str | Path, finished: Iterable[xr.Dataset]) -> int:
         Networks, each a dataset with one ``model``, ``snapshot``, ``weight`` and ``evaluation``, all trained with the
         same parameters. An attribute ``parameters`` (a dict) of the iterator is compared with the folder's before the
         first network is asked for.
+    seconds
+        A network is safe on the disk this long after it was finished, and the time it takes to write it. 0: before the
+        next is asked for.
 
     Returns
     -------
@@ -89,18 +97,75 @@ def write(folder: str | Path, finished: Iterable[xr.Dataset]) -> int:
     ...     write(folder, fake.population(sample("nws_small", 3, seed=0)))
     3
     """
+    if not seconds >= 0:
+        raise ValueError(f"seconds is a time, 0 or longer, not {seconds!r}")
     with _writing(Path(folder)) as contents:
         if hasattr(finished, "parameters"):
             contents.refuse_others(finished.parameters)
-        written = 0
         # Whatever ends the writing ends the training too, which else would go on in the background.
-        with closing(finished) if hasattr(finished, "close") else nullcontext():
+        closed = closing(finished) if hasattr(finished, "close") else nullcontext()
+        with closed, Writer(contents, seconds) as writer:
             for network in finished:
-                written += _write_network(contents, network)
-        places = zip(*(contents.table[name] for name in ("node", "shard", "file")), strict=True)
-        for node, shard in sorted({(node, shard) for node, shard, file in places if file.startswith("parts/")}):
-            _merge(contents, node, shard)
-    return written
+                writer.put(_checked(network))
+    return writer.written
+
+
+def convert(source: str | Path, target: str | Path, *, form: str = "archive", keep_bits: int | None = None) -> int:
+    """Copy a population into another form.
+
+    An archive is smaller, carries checksums, and is to be kept or sent; the working form is faster to read. Everything
+    that reads populations reads both. After an interruption the same call goes on; networks that were added to the
+    source meanwhile are added to the target.
+
+    Parameters
+    ----------
+    source
+        Where `write` wrote, finished or not; it stays as it is.
+    target
+        Made where it does not exist.
+    form
+        ``"archive"``: compressed without loss, in chunks; ``"working"``: contiguous, mapped into memory.
+    keep_bits
+        In an archive, round each weight to so many bits of its mantissa, 1 to 23 (BitRound); None: without loss.
+
+    Returns
+    -------
+    int
+        How many networks were copied.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no population in `source`, or a shard is missing.
+    OSError
+        If the target can't be written to.
+    ValueError
+        If the form or `keep_bits` is unknown, both folders are one, or the target holds other networks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nwslib.snapshots import fake
+    >>> from nwslib.space import sample
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write(f"{folder}/working", fake.population(sample("nws_small", 3, seed=0)))
+    ...     convert(f"{folder}/working", f"{folder}/archive", keep_bits=7)
+    3
+    """
+    files.check_form(form, keep_bits)
+    held = read_filled(Path(source))
+    if Path(source).resolve() == Path(target).resolve():
+        raise ValueError(f"source and target are one folder, {source}: choose another target")
+    with _writing(Path(target)) as contents:
+        contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
+        contents.shared.update(held.shared)
+        reader, known, copied = Reader(), set(contents.table["id"]), 0
+        for rows in held.groups("node", "shard").values():
+            new = [row for row in rows if held.table["id"][row] not in known]
+            if new:
+                _copy(held, contents, rows, reader, form=form, keep_bits=keep_bits)
+                copied += len(new)
+    return copied
 
 
 def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
@@ -134,7 +199,10 @@ def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
     if not folder.exists():
         return design
     contents = read(folder)
-    held = set(row_keys(_table(contents)))
+    if not contents.table["model"]:
+        return design
+    check_sizes(contents)
+    held = set(row_keys(_as_design(contents)))
     keep = [position for position, key in enumerate(row_keys(design)) if key not in held]
     taken = set(contents.table["model"]).intersection(design["model"].values[keep].tolist())
     if taken:
@@ -182,7 +250,7 @@ def open_population(folder: str | Path) -> xr.DataTree:
     """
     contents = read_filled(Path(folder))
     reader = Reader()
-    nodes = {node: assemble(contents, node, contents.rows(node=node), reader) for node in sorted(contents.nodes)}
+    nodes = {node: assemble(contents, node, rows, reader) for (node,), rows in contents.groups("node").items()}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=contents.attributes()), **nodes})
 
 
@@ -253,14 +321,14 @@ def verify(folder: str | Path) -> None:
     """
     contents = read_filled(Path(folder))
     for name, facts in contents.files.items():
-        if _sha256(contents.folder / name) != facts["sha256"]:
+        if files.facts_of(contents.folder / name)["sha256"] != facts["sha256"]:
             raise ValueError(f"{contents.folder / name} was changed: its SHA-256 is not the one in {MANIFEST}")
-    for name in sorted(set(contents.table["file"])):
+    for (name,), rows in contents.groups("file").items():
         path = contents.folder / name
         with opened(path) as dataset:
             validate(dataset, str(path))
-            for column in COLUMNS:
-                if not _equal(dataset[column].values, contents.column(column, contents.rows(file=name))):
+            for column in contents.properties(contents.table["node"][rows[0]]):
+                if not _equal(dataset[column].values, contents.column(column, rows)):
                     raise ValueError(f"{path}: {column} is not what {MANIFEST} says")
 
 
@@ -315,7 +383,7 @@ def _unwritable(folder: Path, error: OSError) -> OSError:
 def _probe(folder: Path) -> None:
     probe = folder / ".probe.tmp"
     probe.write_bytes(bytes(2**16))
-    _sync(probe)
+    files.sync(probe)
     os.remove(probe)
 
 
@@ -325,39 +393,34 @@ def _recovered(folder: Path) -> Contents:
         os.remove(leftover)
     contents = read(folder)
     check_sizes(contents)
-    for path in [*sorted(folder.glob("parts/*.nc")), *shards_in(folder)]:
-        if path.relative_to(folder).as_posix() not in contents.table["file"]:
-            _remove_unlisted(contents, path)
+    for path in shards_in(folder):
+        if path.name not in contents.files:
+            _take_up(contents, path)
+    for path in sorted(folder.glob("parts/*.nc")):
+        name = f"parts/{path.name}"
+        if name not in contents.table["file"]:
+            _take_up(contents, path)
+        elif name not in contents.files:
+            row = contents.table["file"].index(name)
+            contents.files[name] = files.facts_of(path) | {"rows": 1, "node": contents.table["node"][row]}
     return contents
 
 
-def _remove_unlisted(contents: Contents, path: Path) -> None:
-    """Remove a file that does not count, once it is sure that its networks lie in another one."""
+def _take_up(contents: Contents, path: Path) -> None:
+    """List a file that a killed writer had not listed yet, or remove it if its networks lie in another one."""
+    known = dict(zip(contents.table["id"], contents.table["model"], strict=True))
     with opened(path) as dataset:
-        lost = set(dataset["id"].values.tolist()) - set(contents.table["id"])
-    if lost:
-        raise ValueError(f"{path} is not in {MANIFEST}, and holds networks that are nowhere else: move it away")
-    os.remove(path)
-
-
-def _write_network(contents: Contents, network: xr.Dataset) -> bool:
-    """Write one finished network, unless it is there, and merge its shard when that is complete."""
-    network = _checked(network)
-    contents.refuse_others(json.loads(network.attrs["parameters"]), network.attrs["protocol_version"])
-    node, shard, model = layout_of(network).name, network["shard"].item(), network["model"].item()
-    if network["id"].item() in contents.table["id"]:
-        return False
-    if model in contents.table["model"]:
-        raise ValueError(f"{contents.folder} holds another network as row {model}. Choose another folder")
-    if not contents.shared:
-        contents.begin(network)
-        _write_manifest(contents)
-    file = f"parts/{node}.{model:08d}.nc"
-    _save(network, contents.folder / file)
-    contents.add(network, file)
-    if len(contents.rows(node=node, shard=shard)) % SHARD_ROWS == 0:
-        _merge(contents, node, shard)
-    return True
+        ids = dataset["id"].values.tolist()
+        new = [row for row, name in enumerate(ids) if name not in known]
+        if set(dataset["model"].values[new].tolist()) & set(known.values()):
+            raise ValueError(f"{path} is not in {MANIFEST}, and holds networks that are nowhere else: move it away")
+        for row in new:
+            contents.add(dataset.isel(model=[row]), path.name)
+    if not new:
+        os.remove(path)
+        return
+    rows = {name: row for row, name in enumerate(contents.table["id"])}
+    place(contents, [rows[name] for name in ids], path.name, files.facts_of(path))
 
 
 def _checked(network: xr.Dataset) -> xr.Dataset:
@@ -365,115 +428,48 @@ def _checked(network: xr.Dataset) -> xr.Dataset:
     validate(network, "finished network")
     if network.sizes["model"] != 1:
         raise ValueError(f"networks are written one by one, not {network.sizes['model']} in one dataset")
-    known = {**VARIABLES, **COORDINATES}
+    known = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES, **further_properties(network.attrs)}
     for name in network.variables:
         if name not in known:
-            raise ValueError(f"finished network: {name!r} is not in the schema. {nearest(name, known)}")
+            raise ValueError(
+                f"finished network: {name!r} is not in the schema. {nearest(name, known)} A further property is "
+                "declared in the attribute 'properties'"
+            )
     network = network.drop_vars(LABELS, errors="ignore").drop_encoding()
-    network = network.isel(evaluation=slice(0, max(1, network["n_exports"].item())))
-    loose = [name for name in COLUMNS if network[name].dtype.kind in "OT"]
+    network = network.isel(evaluation=slice(0, max(1, network["n_exports"].item()))).compute()
+    network.attrs = {name: network.attrs[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in network.attrs}
+    loose = [name for name in network.coords if network[name].dtype.kind in "OT"]
     return network.assign_coords({name: network[name].astype(str) for name in loose})
 
 
-def _merge(contents: Contents, node: str, shard: int) -> None:
-    """Put the parts of a shard, and what the shard held before, into one file."""
-    rows = contents.rows(node=node, shard=shard)
-    replaced = {contents.table["file"][row] for row in rows}
+def _copy(held: Contents, contents: Contents, rows: list[int], reader: Reader, **form: Any) -> None:
+    """Write one shard of a population into the folder of another, and list it there."""
+    node, shard = (held.table[name][rows[0]] for name in ("node", "shard"))
     name = f"{node}.{shard:05d}.{len(rows):02d}.nc"
-    path = contents.folder / name
-    contents.nodes[node]["created_at"] = _now()
-    _save(assemble(contents, node, rows, Reader()), path)
-    facts = {"sha256": _sha256(path), "bytes": path.stat().st_size, "rows": len(rows), "node": node}
-    for row in rows:
-        contents.table["file"][row] = name
-    for old in replaced & contents.files.keys():
-        del contents.files[old]
-    contents.files[name] = facts
-    _write_manifest(contents)
+    copies = contents.take(held, rows, name, {} if form["keep_bits"] is None else {"keep_bits": str(form["keep_bits"])})
+    facts = files.save(assemble(held, node, rows, reader), contents.folder / name, **form)
+    replaced = place(contents, copies, name, facts) - {name}
+    files.write_text(contents.folder / MANIFEST, manifest(contents))
     for old in sorted(replaced):
         os.remove(contents.folder / old)
 
 
-def _save(dataset: xr.Dataset, path: Path) -> None:
-    """Write a NetCDF file that xarray reads back: contiguous variables, text as characters of fixed width."""
-    # Through the NetCDF library: xarray's to_netcdf took four times as long for a small network, and all weights of a
-    # shard at once in memory.
-    values = {name: _characters(name, variable) for name, variable in dataset.variables.items()}
-    labels = [name for name in dataset.coords if name not in dataset.dims]
-    with _durable(path) as temporary, netCDF4.Dataset(temporary, "w") as file:
-        file.setncatts({**dataset.attrs, "coordinates": " ".join(labels)})
-        sizes = {axis: size for variable in values.values() for axis, size in variable.sizes.items()}
-        for axis, size in sizes.items():
-            file.createDimension(axis, size)
-        # All definitions before all data: going back and forth costs a flush each time.
-        for name, variable in values.items():
-            stored = file.createVariable(name, variable.dtype, variable.dims, contiguous=True, fill_value=False)
-            stored.setncatts(variable.attrs)
-            stored.set_auto_chartostring(False)
-        for name, variable in values.items():
-            for rows in range(variable.shape[0]) if name == "weights" else [slice(None)]:
-                file[name][rows] = variable[rows].values
-
-
-def _characters(name: str, variable: xr.Variable) -> xr.Variable:
-    """Turn text into an array of characters, and leave everything else as it is."""
-    if (VARIABLES | COORDINATES)[name].type != "text":
-        return variable
-    text = np.char.encode(variable.values.astype(str), "utf-8")
-    letters = text.view("S1").reshape(*text.shape, -1)
-    attributes = {**variable.attrs, "_Encoding": "utf-8"}
-    return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)
-
-
-def _write_manifest(contents: Contents) -> None:
-    with _durable(contents.folder / MANIFEST) as temporary:
-        temporary.write_text(manifest(contents), encoding="utf-8")
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; afterwards the file is on the disk, whole, under its name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to the NetCDF library
-        with suppress(OSError):
-            os.remove(temporary)
-        free = shutil.disk_usage(path.parent).free / 2**20
-        message = f"could not write {path} ({error}), {free:.0f} MiB are free there"
-        raise OSError(
-            getattr(error, "errno", None) or errno.EIO,
-            f"{message}. Every network that had finished before is kept: make room and start again",
-        ) from error
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return  # Windows can't
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _as_design(contents: Contents) -> xr.Dataset:
+    found = _table(contents)
+    for name in (*PROPERTIES, *CONSTANTS):
+        if name not in found:
+            raise ValueError(
+                f"the networks in {contents.folder} have no property {name!r}, so they were not trained from a design. "
+                f"Choose another folder, for example {contents.folder.name}-2"
+            )
+    return found
 
 
 def _table(contents: Contents) -> xr.Dataset:
     rows = contents.rows()
-    columns = {name: ("model", contents.column(name, rows)) for name in (*COLUMNS, "node", *RESULTS)}
-    return xr.Dataset(columns).set_coords([*COLUMNS, "node"])
+    known = contents.properties()
+    columns = {name: ("model", contents.column(name, rows)) for name in (*known, "node", *RESULTS)}
+    return xr.Dataset(columns).set_coords([*known, "node"])
 
 
 def _differences(first: xr.Dataset, second: xr.Dataset) -> list[str]:
@@ -482,13 +478,16 @@ def _differences(first: xr.Dataset, second: xr.Dataset) -> list[str]:
         return ["the networks are not the same rows of a design"]
     found = [
         f"attribute {name} differs"
-        for name in ATTRIBUTES
+        for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES)
         if name not in _DIFFER and first.attrs.get(name) != second.attrs.get(name)
     ]
-    for name in COORDINATES:
-        if name not in _DIFFER and not _equal(first[name].values, second[name].values):
+    for name in (first.variables.keys() ^ second.variables.keys()) - set(LABELS):
+        found.append(f"only one has {name}")
+    both = [name for name in first.variables if name in second.variables]
+    for name in (name for name in both if name in first.coords and name not in _DIFFER):
+        if not _equal(first[name].values, second[name].values):
             found.append(f"{name} differs")
-    for name in VARIABLES:
+    for name in (name for name in both if name in first.data_vars):
         pairs = zip(first["model"].values, first[name], second[name], strict=True)
         unequal = [str(model) for model, one, other in pairs if not _equal(one.values, other.values)]
         if unequal:

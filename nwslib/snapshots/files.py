@@ -1,0 +1,205 @@
+"""Files of a population: whole, on the disk and under their name, or not there at all."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import xarray as xr
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
+
+from nwslib.snapshots.schema import CONVENTIONS, OPTIONAL_VARIABLES, VARIABLES
+from nwslib.space import nearest
+
+FORMS = ("working", "archive")
+MANTISSA = 23  # bits of a float32
+
+# On 64 trained nws_small networks, of raw: one snapshot in a chunk .80, all of them .71, and .70 at level 4; at level 9
+# .68, at half the speed. All snapshots of some weights resemble each other, so a chunk holds those.
+_CHUNK = 4096
+_LEVEL = 4
+_VECTORS = ("weights", *OPTIONAL_VARIABLES)
+
+
+def save(dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int | None = None) -> dict[str, Any]:
+    """Write a NetCDF file that any NetCDF library reads; one network in memory at a time.
+
+    Parameters
+    ----------
+    dataset
+        Networks of one architecture, as the schema says.
+    path
+        Of the file; what is there is replaced once the new one is on the disk.
+    form
+        ``"working"``: contiguous, to be mapped into memory; ``"archive"``: in compressed chunks with checksums.
+    keep_bits
+        Of each mantissa of weights and updates; None keeps all. In the archive form only.
+
+    Returns
+    -------
+    dict
+        ``sha256`` and ``bytes`` of the file.
+
+    Raises
+    ------
+    OSError
+        If it can't be written.
+    """
+    check_form(form, keep_bits)
+    values = {name: _characters(variable) for name, variable in dataset.variables.items()}
+    attributes = {"Conventions": CONVENTIONS, **dataset.attrs}
+    if keep_bits is not None:
+        attributes["keep_bits"] = str(keep_bits)
+    labels = {name: dataset[name].dims for name in dataset.coords if name not in dataset.dims}
+    # Through the NetCDF library: xarray's to_netcdf took four times as long for a small network, and all weights of a
+    # shard at once in memory. The library is not made for threads.
+    with _durable(path) as (temporary, facts), NETCDF4_PYTHON_LOCK, netCDF4.Dataset(temporary, "w") as file:
+        file.setncatts(attributes)
+        for axis, size in {axis: n for variable in values.values() for axis, n in variable.sizes.items()}.items():
+            file.createDimension(axis, size)
+        # All definitions before all data: going back and forth costs a flush each time.
+        for name, variable in values.items():
+            _define(file, name, variable, labels, form, keep_bits)
+        for name, variable in values.items():
+            for rows in range(variable.shape[0]) if name in _VECTORS else [slice(None)]:
+                row = variable[rows].values
+                file[name][rows] = row if keep_bits is None or name not in _VECTORS else bit_round(row, keep_bits)
+    return facts
+
+
+def check_form(form: str, keep_bits: int | None) -> None:
+    """Refuse a form or a number of bits that is not known.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}. {nearest(form, FORMS)}")
+    if keep_bits is None:
+        return
+    if not isinstance(keep_bits, int | np.integer) or not 1 <= keep_bits <= MANTISSA:
+        raise ValueError(f"keep_bits is a whole number from 1 to {MANTISSA}, or None for all, not {keep_bits!r}")
+    if form != "archive":
+        raise ValueError("keep_bits makes compressed files smaller: it needs the form 'archive'")
+
+
+def bit_round(values: np.ndarray, keep_bits: int) -> np.ndarray:
+    """Round to the nearest number whose mantissa ends after some bits, so that what follows compresses away.
+
+    Parameters
+    ----------
+    values
+        float32, any shape.
+    keep_bits
+        From 1 to 23, the first, implicit bit not counted.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the same shape; ties go to the even one; what is not finite stays as it is.
+
+    Notes
+    -----
+    BitRound: Klöwer et al., "Compressing atmospheric data into its real information content", Nature Computational
+    Science 1, 2021.
+
+    Examples
+    --------
+    >>> bit_round(np.array([1.0, 1.1, 1.3, np.inf], "float32"), 2).tolist()
+    [1.0, 1.0, 1.25, inf]
+    """
+    drop = np.uint32(MANTISSA - keep_bits)
+    if drop == 0:
+        return values
+    bits = values.view("uint32")
+    one = np.uint32(1)
+    half = (one << (drop - one)) - one + ((bits >> drop) & one)
+    rounded = ((bits + half) & ~((one << drop) - one)).view("float32")
+    return np.where(np.isfinite(values), rounded, values)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file, durably."""
+    with _durable(path) as (temporary, _):
+        temporary.write_text(text, encoding="utf-8")
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Give ``sha256`` and ``bytes`` of a file."""
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": os.fstat(file.fileno()).st_size}
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows can't
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _define(
+    file: netCDF4.Dataset,
+    name: str,
+    variable: xr.Variable,
+    labels: dict[str, tuple],
+    form: str,
+    keep_bits: int | None,
+) -> None:
+    options: dict[str, Any] = {"contiguous": True}
+    if form == "archive" and name in VARIABLES | OPTIONAL_VARIABLES:
+        chunk = (1, *variable.shape[1:-1], min(_CHUNK, variable.shape[-1])) if name in _VECTORS else variable.shape
+        options = {"compression": "zlib", "complevel": _LEVEL, "shuffle": True, "fletcher32": True, "chunksizes": chunk}
+    stored = file.createVariable(name, variable.dtype, variable.dims, fill_value=False, **options)
+    stored.setncatts(variable.attrs)
+    beside = [label for label, dims in labels.items() if set(dims) <= set(variable.dims)]
+    if beside and name in VARIABLES | OPTIONAL_VARIABLES:
+        stored.coordinates = " ".join(beside)
+    if keep_bits is not None and name in _VECTORS:
+        stored.setncattr("_QuantizeBitRoundNumberOfSignificantBits", np.int32(keep_bits))
+    stored.set_auto_chartostring(False)
+
+
+def _characters(variable: xr.Variable) -> xr.Variable:
+    """Turn text into an array of characters, and leave everything else as it is."""
+    if variable.dtype.kind not in "OTU":
+        return variable
+    text = np.char.encode(variable.values.astype(str), "utf-8")
+    letters = text.view("S1").reshape(*text.shape, -1)
+    attributes = {**variable.attrs, "_Encoding": "utf-8"}
+    return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Give a temporary path to write to, and a place for its facts; afterwards the file is on the disk, whole."""
+    temporary, facts = path.with_name(f".{path.name}.tmp"), {}
+    try:
+        yield temporary, facts
+        with ThreadPoolExecutor(1) as beside:  # the disk and the hash take as long as each other
+            digest = beside.submit(facts_of, temporary)
+            sync(temporary)
+            facts |= digest.result()
+        os.replace(temporary, path)
+        sync(path.parent)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to the NetCDF library
+        with suppress(OSError):
+            os.remove(temporary)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        message = f"could not write {path} ({error}), {free:.0f} MiB are free there"
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{message}. Every network that was on the disk before is kept: make room and start again",
+        ) from error
