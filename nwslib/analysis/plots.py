@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from nwslib.analysis.maps import where
-from nwslib.snapshots.schema import layout_of
+from nwslib.snapshots.schema import STATUS, layout_of
 from nwslib.space import nearest
 
 #: Colours that remain distinct for colour-blind readers, from Okabe and Ito, "Color universal design", 2008.
@@ -20,6 +20,14 @@ _GRID = "#E3E3E3"
 _CHANCE = {"color": "#222222", "linewidth": 1.5, "linestyle": (0, (2, 1.5)), "label": "chance"}
 _RING = {"color": _MUTED, "marker": "o", "markersize": 4.5, "markerfacecolor": "white", "linestyle": "none"}
 _DOT = {"color": _MUTED, "marker": "o", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
+_CROSS = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.8, "linestyle": "none"}
+_ENDS = {
+    "converged": _DOT | {"color": PALETTE[0], "markersize": 5.5},
+    "stopped": _RING | {"color": PALETTE[4], "markersize": 5.5},
+    "diverged": _CROSS | {"color": PALETTE[1]},
+    "failed": _CROSS | {"color": PALETTE[6], "marker": "+"},
+}
+_MARKS = ("o", "^", "s", "D", "v", "P", "X", "*")
 _SAMPLED_NETWORKS = 64  # per value in a histogram of weights
 
 
@@ -283,10 +291,7 @@ def curves(population: xr.Dataset, ax: Axes, by: str = "optimizer", curve: str =
     ValueError
         If the property or the curve is unknown.
     """
-    known = [name.removeprefix("curve_") for name in population.data_vars if name.startswith("curve_")]
-    if curve not in known:
-        raise ValueError(f"unknown curve {curve!r}. {nearest(curve, known)}")
-    values = _hold(population[f"curve_{curve}"].values)
+    values = _hold(_curve(population, curve))
     ends = []
     for place, (name, members) in enumerate(_members(population, by)):
         low, middle, high = _quartiles(values[members])
@@ -300,6 +305,45 @@ def curves(population: xr.Dataset, ax: Axes, by: str = "optimizer", curve: str =
         return ax
     ax.set_ylim(0, 1.02)
     _name_ends(ax, ends)
+    return _percent(ax.yaxis, ax)
+
+
+def status_curves(population: xr.Dataset, ax: Axes, curve: str = "test_accuracy") -> Axes:
+    """Draw the curve of every single network, coloured by its status, and mark where and how it ends.
+
+    Parameters
+    ----------
+    population
+        One architecture's dataset, or any with ``curve_*`` on ``(model, evaluation)``; a few dozen networks at most.
+    ax
+        Axes to draw on.
+    curve
+        As for `curves`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Each status that occurs, with the number of its networks; diverged and failed ones are drawn as far as they got.
+
+    Raises
+    ------
+    ValueError
+        If the curve is unknown.
+    """
+    values, status = _curve(population, curve), _property(population, "status")
+    named = []
+    for name in (name for name in STATUS if name in status):
+        members = np.flatnonzero(status == name)
+        for member in members:
+            epochs = np.flatnonzero(~np.isnan(values[member]))
+            ax.plot(epochs, values[member, epochs], color=_ENDS[name]["color"], linewidth=1.1, alpha=0.7)
+            ax.plot(epochs[-1:], values[member, epochs[-1:]], zorder=3, **_ENDS[name])
+        named.append(_ENDS[name] | {"label": f"{name} ({len(members)})"})
+    _key(ax, [], named)
+    ax.set(xlabel="epoch", ylabel=_words(curve))
+    if curve == "train_loss":
+        return ax
+    ax.set_ylim(0, 1.02)
     return _percent(ax.yaxis, ax)
 
 
@@ -352,6 +396,88 @@ def weight_histogram(
     return ax
 
 
+def layer_spreads(end: xr.DataArray, ax: Axes, start: xr.DataArray | None = None) -> Axes:
+    """Draw how far the weights of each layer's kernel spread, one bar per value of a property.
+
+    Parameters
+    ----------
+    end
+        From `nwslib.analysis.maps.spreads`.
+    ax
+        Axes to draw on; about half an inch of height for each layer suits three values.
+    start
+        The same before training: drawn in grey behind, with a line at the median; the mean over its values.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Layers from the input at the top; thin bars from the 1st to the 99th percentile, thick ones from the 25th to
+        the 75th, a mark at the median.
+    """
+    names, layers = end["value"].values.tolist(), end["layer"].values.tolist()
+    height = 0.8 / len(names)
+    for row, layer in enumerate(layers):
+        for place, name in enumerate(names):
+            low, first, middle, third, high = end.sel(layer=layer, value=name).values
+            y, colour = row - 0.4 + height * (place + 0.5), PALETTE[place % len(PALETTE)]
+            ax.barh(y, high - low, height * 0.26, left=low, color=colour, alpha=0.55)
+            ax.barh(y, third - first, height * 0.78, left=first, color=colour, alpha=0.9)
+            ax.plot([middle] * 2, [y - 0.39 * height, y + 0.39 * height], color="white", linewidth=1.4)
+        if start is not None:
+            low, _, middle, _, high = start.sel(layer=layer).mean("value").values
+            ax.barh(row, high - low, 0.9, left=low, color=_GRID, alpha=0.8, zorder=0)
+            ax.plot([middle] * 2, [row - 0.45, row + 0.45], color=_MUTED, linewidth=1.2, zorder=0)
+    entries = [(PALETTE[place % len(PALETTE)], _words(name)) for place, name in enumerate(names)]
+    _key(ax, entries if start is None else [*entries, ("#B4B4B4", "before training")])
+    ax.set_yticks(range(len(layers)), layers)
+    ax.tick_params(axis="y", length=0)
+    ax.set(ylim=(len(layers) - 0.5, -0.5), xlabel="weight (thin: 98 % of the kernel, thick: half of it)")
+    return ax
+
+
+def landscape(points: xr.DataArray, ax: Axes, by: str) -> Axes:
+    """Draw a map of networks, one mark for each.
+
+    Parameters
+    ----------
+    points
+        From `nwslib.analysis.maps.landscape`.
+    ax
+        Axes to draw on.
+    by
+        A column of the networks. Names get a colour and a mark each; numbers of more than eight values a scale.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        First against second component, each with its share of the variance.
+
+    Raises
+    ------
+    ValueError
+        If the column is unknown, or there are more than eight names.
+    """
+    values, (x, y) = _property(points, by), points.values[:, :2].T
+    if values.dtype.kind in "fi" and len(np.unique(values)) > len(PALETTE):
+        scatter = ax.scatter(x, y, c=values, cmap="cividis", s=30, linewidths=0.5, edgecolors=_MUTED)
+        bar = ax.figure.colorbar(scatter, ax=ax, label=_words(by), shrink=0.9, pad=0.02)
+        bar.outline.set_visible(False)
+    else:
+        groups = _members(points, by)
+        for place, (_, members) in enumerate(groups):
+            ax.scatter(
+                x[members], y[members], marker=_MARKS[place], s=26, color=PALETTE[place], alpha=0.75, linewidths=0
+            )
+        marks = [
+            _DOT | {"color": PALETTE[place], "marker": _MARKS[place], "markersize": 6, "label": _words(name)}
+            for place, (name, _) in enumerate(groups)
+        ]
+        _key(ax, [], marks)
+    shares = points["share"].values
+    ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
+    return ax
+
+
 def trajectory(points: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
     """Draw the way of each network through weight space, from its initialisation (ring) to its end (dot).
 
@@ -381,6 +507,36 @@ def trajectory(points: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
     _key(ax, colours, [_RING | {"label": "start"}, _DOT | {"label": "end"}])
     shares = points["share"].values
     ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
+    return ax
+
+
+def distances(travelled: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
+    """Draw how far each network has come from its initialisation, snapshot by snapshot, on a logarithmic axis.
+
+    Parameters
+    ----------
+    travelled
+        From `nwslib.analysis.maps.distances`.
+    ax
+        Axes to draw on.
+    by
+        The property that gives the colour.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        One thin line per network from the second snapshot on, and a thick one for the median of each value.
+    """
+    groups = _members(travelled, by)
+    moments = travelled["snapshot"].values[1:]
+    for place, (_, members) in enumerate(groups):
+        colour, lines = PALETTE[place % len(PALETTE)], travelled.values[members, 1:]
+        ax.plot(moments, np.where(lines > 0, lines, np.nan).T, color=colour, linewidth=0.8, alpha=0.35)
+        ax.plot(moments, np.median(lines, axis=0), color=colour, linewidth=2.6)
+    _key(ax, [(PALETTE[place % len(PALETTE)], _words(name)) for place, (name, _) in enumerate(groups)])
+    ax.set(yscale="log", xlabel="snapshot", ylabel="distance from the start")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.yaxis.grid(True)
     return ax
 
 
@@ -558,6 +714,13 @@ def _scale(ax: Axes, values: np.ndarray) -> None:
     ax.set_xscale("log" if logarithmic else "linear")
     ax.set_xticks(values[kept], [f"{value:,}" for value in values[kept]])
     ax.minorticks_off()
+
+
+def _curve(population: xr.Dataset, name: str) -> np.ndarray:
+    known = [curve.removeprefix("curve_") for curve in population.data_vars if curve.startswith("curve_")]
+    if name not in known:
+        raise ValueError(f"unknown curve {name!r}. {nearest(name, known)}")
+    return population[f"curve_{name}"].values
 
 
 def _property(data: xr.Dataset | xr.DataArray, name: str) -> np.ndarray:
