@@ -1,0 +1,126 @@
+"""The commands for populations on disk: look at one, check it, merge several, convert one."""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from nwslib.snapshots.checks import faults
+from nwslib.snapshots.files import FORMS
+from nwslib.snapshots.merging import merge
+from nwslib.snapshots.store import convert
+from nwslib.snapshots.summary import lines, size, summary
+
+_EXAMPLES = {
+    "info": "info population",
+    "validate": "validate population",
+    "merge": "merge everything machine-1 machine-2 machine-3",
+    "convert": "convert population archive --form archive --keep-bits 10",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and give its exit status: 0, 1 for a population at fault, 2 where it can't be done.
+
+    Examples
+    --------
+    >>> main(["info", "no/such/folder"])
+    2
+    """
+    asked = vars(_parser().parse_args(arguments))
+    try:
+        return _COMMANDS[asked.pop("command")](**asked)
+    except BrokenPipeError:  # whoever reads has seen enough; nothing more may be written, not even at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again, or goes on with what is missing", file=sys.stderr)
+        return 130
+
+
+def _sentence(error: OSError | ValueError) -> str:
+    """Give the text of an error as one line; that of our own OSErrors without the number before it."""
+    own = isinstance(error, OSError) and error.strerror and not error.filename
+    return " ".join((error.strerror if own else str(error)).split())
+
+
+def _info(folder: str, as_json: bool) -> int:
+    found = summary(folder)
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+    return 0
+
+
+def _validate(folder: str) -> int:
+    begin, number = time.monotonic(), 0
+    for fault in faults(folder):
+        tqdm.write(fault)  # above the bar, if there is one
+        number += 1
+    if number:
+        print(f"{folder} has {number:,} fault{'s' * (number > 1)}")
+        return 1
+    found, seconds = summary(folder), time.monotonic() - begin
+    files = found["files"]
+    print(
+        f"{folder} is sound: {files['shards'] + files['parts'] + 1:,} files, {found['networks']:,} networks, "
+        f"{size(files['bytes'])}, {seconds:.1f} s"
+    )
+    return 0
+
+
+def _merge(target: str, folders: list[str], renumber: bool) -> int:
+    written = merge(target, folders, renumber=renumber)
+    print(f"{target}: {written:,} networks written, {summary(target)['networks']:,} in all")
+    return 0
+
+
+def _convert(source: str, target: str, form: str, keep_bits: int | None, validate: bool) -> int:
+    copied = convert(source, target, form=form, keep_bits=keep_bits)
+    before, after = (summary(folder)["files"]["bytes"] for folder in (source, target))
+    print(f"{target}: {copied:,} networks copied; {size(before)} became {size(after)}, {after / before:.2f} of it")
+    return _validate(target) if validate else 0
+
+
+_COMMANDS = {"info": _info, "validate": _validate, "merge": _merge, "convert": _convert}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m nwslib.snapshots",
+        description="Look at a population on disk, check it, merge several, or convert one.",
+        epilog="\n".join(["examples:", *(f"  python -m nwslib.snapshots {example}" for example in _EXAMPLES.values())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    info = _command(commands, "info", "say what a population holds")
+    info.add_argument("folder", help="where it lies")
+    info.add_argument("--json", action="store_true", dest="as_json", help="everything, for programs")
+    validate = _command(commands, "validate", "find every fault; exit status 1 if there is one")
+    validate.add_argument("folder", help="where the population lies")
+    merge = _command(commands, "merge", "make one population of several; each network once")
+    merge.add_argument("target", help="made where it does not exist; goes on where it was interrupted")
+    merge.add_argument("folders", nargs="+", metavar="folder", help="what to copy from; stays as it is")
+    merge.add_argument("--renumber", action="store_true", help="new row numbers, for networks of several designs")
+    convert = _command(commands, "convert", "copy a population into another form, and validate the copy")
+    convert.add_argument("source", help="stays as it is")
+    convert.add_argument("target", help="made where it does not exist; goes on where it was interrupted")
+    convert.add_argument("--form", choices=FORMS, default="archive", help="small, or quick to read (default: archive)")
+    convert.add_argument(
+        "--keep-bits", type=int, metavar="N", help="in an archive, round weights to so many bits of the mantissa"
+    )
+    convert.add_argument("--no-validate", action="store_false", dest="validate", help="leave the copy unchecked")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    example = f"example: python -m nwslib.snapshots {_EXAMPLES[name]}"
+    return commands.add_parser(name, help=text, description=f"{text.capitalize()}.", epilog=example)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
