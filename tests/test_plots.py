@@ -273,3 +273,87 @@ def test_accuracy_along_the_vector_is_that_of_each_place(population, ax):
     assert ax.lines[0].get_xdata().tolist() == [0, 50, 100]
     assert ax.lines[0].get_ydata().tolist() == [1.0, 0.0, 0.5]
     assert len(ax.lines) - 1 == len({tensor.layer for tensor in layout_of(population).tensors})
+
+
+def test_every_status_that_occurs_has_its_own_curves_and_ends(population, ax):
+    few = population.isel(model=slice(0, 8)).copy(deep=True)
+    few["status"][:2] = "stopped"
+    drawn(plots.status_curves(few, ax))
+    assert legend(ax) == ["converged (5)", "stopped (2)", "diverged (1)"]
+    curves, marks = ax.lines[::2], ax.lines[1::2]
+    assert len(curves) == 8
+    order = [2, 3, 4, 6, 7, 0, 1, 5]
+    for curve, mark, place in zip(curves, marks, order, strict=True):
+        values = few["curve_test_accuracy"].values[place]
+        np.testing.assert_array_equal(curve.get_ydata(), values[~np.isnan(values)])
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (curve.get_xdata()[-1], curve.get_ydata()[-1])
+    assert [mark.get_marker() for mark in marks] == ["o"] * 7 + ["x"]
+    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False] * 5 + [True] * 2 + [False]
+    assert curves[-1].get_xdata()[-1] < few["n_exports"].values[5] - 1  # as far as it got
+    alone = drawn(plots.status_curves(few.isel(model=[2, 3]), plt.subplots()[1], "train_loss"))
+    assert legend(alone) == ["converged (2)"]
+    with pytest.raises(ValueError, match=r"unknown curve 'test_acuracy'. Did you mean 'test_accuracy'"):
+        plots.status_curves(few, ax, "test_acuracy")
+
+
+def test_a_network_that_was_never_evaluated_is_counted_but_has_no_curve(population, ax):
+    one = (
+        population.isel(model=[0])
+        .copy(deep=True)
+        .assign(curve_test_accuracy=population["curve_test_accuracy"][:1] * np.nan)
+    )
+    one["status"][:] = "failed"
+    drawn(plots.status_curves(one, ax))
+    assert legend(ax) == ["failed (1)"]
+    assert all(len(line.get_xdata()) == 0 for line in ax.lines)
+
+
+def test_spreads_are_bars_between_percentiles(population, ax):
+    end, start = (maps.spreads(population, "optimizer", snapshot) for snapshot in (20, 1))
+    drawn(plots.layer_spreads(end, ax, start))
+    assert [label.get_text() for label in ax.get_yticklabels()] == end["layer"].values.tolist()
+    assert legend(ax) == ["adam", "momentum", "rmsprop", "before training"]
+    low, first, _, third, high = end.sel(value="adam", layer="conv1").values
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
+    assert spans[0] == pytest.approx((low, high))
+    assert spans[1] == pytest.approx((first, third))
+    behind = start.sel(layer="conv1").mean("value").values
+    assert spans[6] == pytest.approx((behind[0], behind[-1]))
+    assert (
+        len(drawn(plots.layer_spreads(end, plt.subplots()[1])).patches) == 2 * end.sizes["value"] * end.sizes["layer"]
+    )
+
+
+def test_a_landscape_has_a_mark_for_every_network(population, ax):
+    points = maps.landscape(maps.summaries(population))
+    drawn(plots.landscape(points, ax, by="optimizer"))
+    assert legend(ax) == ["adam", "momentum", "rmsprop"]
+    for name, marks in zip(legend(ax), ax.collections, strict=True):
+        np.testing.assert_array_equal(marks.get_offsets(), points[(points["optimizer"] == name).values, :2])
+    assert (
+        len({marks.get_paths()[0].vertices.tobytes() for marks in ax.collections}) == 3
+    )  # shapes differ, not only colours
+    assert f"{points['share'][0].item():.0%}" in ax.get_xlabel()
+    with pytest.raises(ValueError, match=r"unknown property 'optimiser'. Did you mean 'optimizer'"):
+        plots.landscape(points, ax, by="optimiser")
+
+
+def test_a_landscape_of_numbers_has_a_scale(population, ax):
+    points = maps.landscape(maps.summaries(population))
+    drawn(plots.landscape(points, ax, by="learning_rate"))
+    [marks] = ax.collections
+    np.testing.assert_array_equal(marks.get_array(), points["learning_rate"])
+    [scale] = [other for other in ax.figure.axes if other is not ax]
+    assert scale.get_ylabel() == "learning rate"
+
+
+def test_distances_are_drawn_from_the_second_snapshot_on(population, ax):
+    travelled = maps.distances(population)
+    drawn(plots.distances(travelled, ax))
+    assert ax.get_yscale() == "log"
+    adam = travelled[(travelled["optimizer"] == "adam").values]
+    thin, thick = ax.lines[: len(adam)], ax.lines[len(adam)]
+    assert thin[0].get_xdata().tolist() == [*range(2, 21)]
+    np.testing.assert_array_equal([line.get_ydata() for line in thin], adam[:, 1:])
+    np.testing.assert_array_equal(thick.get_ydata(), adam[:, 1:].median("model"))
+    assert len(ax.lines) == travelled.sizes["model"] + 3
