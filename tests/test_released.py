@@ -2,10 +2,12 @@ import itertools
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -320,8 +322,9 @@ def test_a_network_that_used_all_epochs_was_stopped(release, epochs, status):
 def test_errors_that_are_no_percentages_are_refused_with_their_row(release, value):
     root, _, _ = release
     replace(root / "0003/error.bin", 3, value)
-    with pytest.raises(ValueError, match=r"row 1 .*error.bin: an error is a percentage from 0 to 100, not"):
+    with pytest.raises(ValueError, match=r"row 1 .*error.bin: an error is a percentage .*\. skip=\[0\] leaves it out"):
         next(released.read_nws(root, "nws_fixed_test.csv"))
+    assert [*released.read_nws(root, "nws_fixed_test.csv", skip=[0])] == []
 
 
 def test_rounding_at_the_ends_of_the_scale_is_forgiven(release):
@@ -715,6 +718,23 @@ def test_folders_without_networks_and_links_out_of_them_are_refused(tmp_path):
 
 
 # ---- all of them ----
+
+
+def test_the_code_on_the_page_runs(release, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "nws").symlink_to(release[0])
+    (folder / "zoo").mkdir()
+    zoo_folder(folder / "zoo/fashion_mnist", list(zoo_rows(2)))
+    inr_folder(folder / "inrs")
+    for number, image in enumerate((0, 59_999, 60_000)):
+        save(siren(number, keys="net.{}.linear"), folder / f"sirens/randinit_smaller_{number}s/net{image}.pth")
+    monkeypatch.chdir(folder)
+    page = (Path(__file__).parents[1] / "book/reference/released.md").read_text(encoding="utf-8")
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
+    sizes = {name: snapshots.table(f"populations/{name}").sizes["model"] for name in os.listdir("populations")}
+    assert sizes == {"nws_fixed": 3, "zoo": 2, "inr": 3, "sirens": 3}
+    assert snapshots.table("populations/sirens")["split"].values.tolist() == ["train", "train", "test"]
+    assert (folder / "for_the_original_scripts/nws_test.csv").is_file()
 
 
 def test_readers_need_no_torch_until_they_meet_a_state_dict():

@@ -75,7 +75,8 @@ def read_nws(
     first
         Number of the first network, for several readings into one population.
     skip
-        Numbers of networks not to read: after an interruption, ``snapshots.table(folder)["model"].values``.
+        Numbers of networks not to read: one that an error has named, or, after an interruption, those that are there
+        (``snapshots.table(folder)["model"].values``).
 
     Returns
     -------
@@ -277,7 +278,8 @@ def _networks(rows: Sequence[_Row], exact: bool, places: Places, skip: frozenset
         try:
             one = _read(row, place, exact)
         except (ValueError, OSError) as error:
-            raise ValueError(f"{row.line.place('path')}: {error}") from error
+            message = f"{row.line.place('path')}: {error}. skip=[{place['model']}] leaves it out"
+            raise ValueError(message) from error
         yield one
 
 
