@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import population, step
+from benchmarks import population, snapshots, step
 
-BENCHMARKS = {"population": population, "step": step}
+BENCHMARKS = {"population": population, "snapshots": snapshots, "step": step}
 
 
 def main() -> None:

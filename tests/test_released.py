@@ -31,7 +31,7 @@ from released_files import (
 )
 
 from nwslib import snapshots
-from nwslib.population import networks
+from nwslib.population import networks, train
 from nwslib.snapshots import cnn, fake, layout_of, released
 from nwslib.space import sample
 
@@ -390,7 +390,35 @@ def test_the_export_is_what_the_scripts_of_the_study_read(population, tmp_path_f
             assert size == row["weightn_conv"] + row["weightn_fc"]
 
 
-def test_small_images_survive_the_export(tmp_path):
+def test_networks_trained_here_survive_the_way_out_and_back(bars, tmp_path):
+    design = sample("nws_small", 2, seed=0, dataset="digits")
+    snapshots.write(tmp_path / "population", train(design, bars, device="cpu", max_epochs=3, progress=False))
+    assert released.export_nws(tmp_path / "population", tmp_path / "out") == 2
+    trained = snapshots.networks(snapshots.open_population(tmp_path / "population"))
+    found = list(released.read_nws(tmp_path / "out", ["nws_train.csv", "nws_test.csv"]))
+    for one in found:
+        own = trained.isel(model=[int(values(one, "path").rpartition("/")[2])])
+        assert values(one, "image_size") == 16
+        assert np.isnan(one["curve_train_accuracy"].values[0, 0])
+        curves = [name for name in own.data_vars if "accuracy" in name]
+        assert same(own, one, ["weights", "epoch", "learning_rate", "n_exports", "steps", "seconds", *curves])
+        steps = np.fromfile(tmp_path / "out" / values(one, "path") / "error.bin").reshape(-1, 5)[:, 0]
+        assert np.diff(steps).tolist() == [values(own, "steps") / 2] * 2
+    assert len(found) == 2
+
+
+def test_what_is_not_known_stays_unknown(population, tmp_path):
+    [node, *_] = snapshots.open_population(population).children.values()
+    one = node.to_dataset().isel(model=[0]).load()
+    one["steps"][:], one["seconds"][:] = -1, np.nan
+    snapshots.write(tmp_path / "population", iter([one]))
+    released.export_nws(tmp_path / "population", tmp_path / "out")
+    [again] = released.read_nws(tmp_path / "out", "nws_train.csv")
+    assert values(again, "steps") == -1
+    assert np.isnan(values(again, "seconds"))
+
+
+def test_the_size_of_the_images_follows_from_the_number_of_weights(tmp_path):
     shape = {"filter_size": 3, "depth_conv": 3, "depth_fc": 2, "width_conv": 1, "width_fc": 8}
     nws_csv(tmp_path / "train.csv", [nws_row("a", dataset="digits", image_size=16)])
     nws_network(tmp_path / "a", [vector(variables(1, image_size=16))] * 20, np.full((20, 3), 50.0))

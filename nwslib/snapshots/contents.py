@@ -104,6 +104,7 @@ class Contents:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     table: dict[str, list] = field(default_factory=lambda: {name: [] for name in _TABLE})
     types: dict[str, str] = field(default_factory=lambda: dict(_TYPES))
+    _accepted: set[tuple[str, str]] = field(default_factory=set, repr=False)  # by `add`, for it meets them many times
 
     def rows(self, **where: Any) -> list[int]:
         """Find the networks with the given values (``node="cnn-1a2b3c4d", shard=0``), in design order."""
@@ -174,7 +175,9 @@ class Contents:
         ValueError
             As `refuse_others`, or if networks of its architecture have other snapshots, properties or variables.
         """
-        self.refuse_others(json.loads(network.attrs["parameters"]), network.attrs["protocol_version"])
+        if (network.attrs["parameters"], network.attrs["protocol_version"]) not in self._accepted:
+            self.refuse_others(json.loads(network.attrs["parameters"]), network.attrs["protocol_version"])
+            self._accepted.add((network.attrs["parameters"], network.attrs["protocol_version"]))
         node, shape = layout_of(network).name, Shape.of(network)
         self._refuse_other_shape(node, shape, network.attrs)
         own = {name: network.attrs[name] for name in (*_OWN, *OPTIONAL_ATTRIBUTES) if name in network.attrs}
@@ -356,6 +359,8 @@ def implementation(contents: Contents) -> dict[str, Any]:
 
 def joined(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """Join the attributes of networks of one architecture: what differs is listed, the later date is kept."""
+    if all(first.get(name) == text for name, text in second.items() if name != "created_at"):
+        return {**first, "created_at": max(first["created_at"], second["created_at"])}
     both = dict(first)
     for name in ("library_version", "device", *(["source"] if "source" in first and "source" in second else [])):
         both[name] = "; ".join(dict.fromkeys([*first[name].split("; "), *second[name].split("; ")]))

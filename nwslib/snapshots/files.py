@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-from nwslib.snapshots.schema import CONVENTIONS, OPTIONAL_VARIABLES, VARIABLES
+from nwslib.snapshots.lazy import networks_of
+from nwslib.snapshots.schema import ATTRIBUTES, CONVENTIONS, OPTIONAL_ATTRIBUTES, OPTIONAL_VARIABLES, VARIABLES
 from nwslib.space import nearest
 
 FORMS = ("working", "archive")
@@ -52,26 +53,28 @@ def save(dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int 
     OSError
         If it can't be written.
     """
+    return begin(dataset, path, form, keep_bits)()
+
+
+def begin(
+    dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int | None = None
+) -> Callable[[], dict[str, Any]]:
+    """Write a file as `save` does, and give what is left to do, which needs no processor: wait for the disk.
+
+    Until that is done the file does not count, and it may be done in another thread.
+    """
     check_form(form, keep_bits)
-    values = {name: _characters(variable) for name, variable in dataset.variables.items()}
-    attributes = {"Conventions": CONVENTIONS, **dataset.attrs}
-    if keep_bits is not None:
-        attributes["keep_bits"] = str(keep_bits)
-    labels = {name: dataset[name].dims for name in dataset.coords if name not in dataset.dims}
-    # Through the NetCDF library: xarray's to_netcdf took four times as long for a small network, and all weights of a
-    # shard at once in memory. The library is not made for threads.
-    with _durable(path) as (temporary, facts), NETCDF4_PYTHON_LOCK, netCDF4.Dataset(temporary, "w") as file:
-        file.setncatts(attributes)
-        for axis, size in {axis: n for variable in values.values() for axis, n in variable.sizes.items()}.items():
-            file.createDimension(axis, size)
-        # All definitions before all data: going back and forth costs a flush each time.
-        for name, variable in values.items():
-            _define(file, name, variable, labels, form, keep_bits)
-        for name, variable in values.items():
-            for rows in range(variable.shape[0]) if name in _VECTORS else [slice(None)]:
-                row = variable[rows].values
-                file[name][rows] = row if keep_bits is None or name not in _VECTORS else bit_round(row, keep_bits)
-    return facts
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _explained(path, temporary):
+        _write(dataset, temporary, form, keep_bits)
+
+    def finish() -> dict[str, Any]:
+        with _explained(path, temporary), ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(facts_of, temporary)  # takes as long as the disk
+            _put(temporary, path)
+            return digest.result()
+
+    return finish
 
 
 def check_form(form: str, keep_bits: int | None) -> None:
@@ -129,8 +132,10 @@ def bit_round(values: np.ndarray, keep_bits: int) -> np.ndarray:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file, durably."""
-    with _durable(path) as (temporary, _):
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _explained(path, temporary):
         temporary.write_text(text, encoding="utf-8")
+        _put(temporary, path)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -148,6 +153,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) -> None:
+    attributes = {"Conventions": CONVENTIONS}
+    attributes |= {name: dataset.attrs[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in dataset.attrs}
+    attributes |= {} if keep_bits is None else {"keep_bits": str(keep_bits)}
+    values = {name: _characters(variable) for name, variable in dataset.variables.items()}
+    labels = {name: dataset.variables[name].dims for name in dataset.coords if name not in dataset.dims}
+    # Through the NetCDF library: xarray's to_netcdf took four times as long for a small network, and all weights of a
+    # shard at once in memory. The library is not made for threads.
+    with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path, "w") as file:
+        file.setncatts(attributes)
+        for axis, size in {axis: size for one in values.values() for axis, size in one.sizes.items()}.items():
+            file.createDimension(axis, size)
+        # All definitions before all data: going back and forth costs a flush each time.
+        for name, variable in values.items():
+            _define(file, name, variable, labels, form, keep_bits)
+        for name, variable in values.items():
+            if name in _VECTORS:
+                _write_vectors(file[name], variable, keep_bits)
+            else:
+                file[name][:] = variable.values
 
 
 def _define(
@@ -172,6 +199,13 @@ def _define(
     stored.set_auto_chartostring(False)
 
 
+def _write_vectors(stored: netCDF4.Variable, variable: xr.Variable, keep_bits: int | None) -> None:
+    network = networks_of(variable)
+    for row in range(variable.shape[0]):
+        values = np.asarray(network(row))
+        stored[row] = values if keep_bits is None else bit_round(values, keep_bits)
+
+
 def _characters(variable: xr.Variable) -> xr.Variable:
     """Turn text into an array of characters, and leave everything else as it is."""
     if variable.dtype.kind not in "OTU":
@@ -182,18 +216,16 @@ def _characters(variable: xr.Variable) -> xr.Variable:
     return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)
 
 
+def _put(temporary: Path, path: Path) -> None:
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
 @contextmanager
-def _durable(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give a temporary path to write to, and a place for its facts; afterwards the file is on the disk, whole."""
-    temporary, facts = path.with_name(f".{path.name}.tmp"), {}
+def _explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
-        yield temporary, facts
-        with ThreadPoolExecutor(1) as beside:  # the disk and the hash take as long as each other
-            digest = beside.submit(facts_of, temporary)
-            sync(temporary)
-            facts |= digest.result()
-        os.replace(temporary, path)
-        sync(path.parent)
+        yield
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to the NetCDF library
         with suppress(OSError):
             os.remove(temporary)

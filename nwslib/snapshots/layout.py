@@ -5,7 +5,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -87,12 +87,12 @@ class Layout:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a layout has at least one tensor, and no two of the same name: {names}")
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of weights in the vector."""
         return sum(tensor.size for tensor in self.tensors)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Family and the first 8 hexadecimal digits of the layout's hash, ``"cnn-1a2b3c4d"``."""
         return f"{self.family}-{hashlib.sha256(self.to_json().encode()).hexdigest()[:8]}"
@@ -177,15 +177,20 @@ class Layout:
         ValueError
             If the text is not the JSON of a layout.
         """
-        try:
-            fields = json.loads(text)
-            tensors = tuple(
-                Tensor(**{**tensor, "axes": tuple(tensor["axes"]), "shape": tuple(tensor["shape"])})
-                for tensor in fields["tensors"]
-            )
-            return cls(fields["family"], tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not the JSON of a layout: {error}") from error
+        return _parsed(text)
+
+
+@cache  # each network of a population brings the same text
+def _parsed(text: str) -> Layout:
+    try:
+        fields = json.loads(text)
+        tensors = tuple(
+            Tensor(**{**tensor, "axes": tuple(tensor["axes"]), "shape": tuple(tensor["shape"])})
+            for tensor in fields["tensors"]
+        )
+        return Layout(fields["family"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not the JSON of a layout: {error}") from error
 
 
 def _positions(tensor: Tensor, label: str) -> np.ndarray:

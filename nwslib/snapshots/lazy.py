@@ -4,14 +4,20 @@ A contiguous variable is read through a memory map at its offset in the file, wh
 through the NetCDF library and touches only the pages asked for; any other one goes through h5py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
 import h5py
 import numpy as np
+import xarray as xr
 from xarray.backends import BackendArray
-from xarray.core.indexing import ExplicitIndexer, IndexingSupport, explicit_indexing_adapter
+from xarray.core.indexing import (
+    ExplicitIndexer,
+    IndexingSupport,
+    LazilyIndexedArray,
+    explicit_indexing_adapter,
+)
 
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import COORDINATES, OPTIONAL_VARIABLES, VARIABLES
@@ -165,6 +171,31 @@ def _places(path: str) -> dict[str, tuple[int | None, tuple[int, ...]]]:
             if file[name].dtype != variable.type:
                 raise ValueError(f"{path}: {name} has type {file[name].dtype}, but the schema says {variable.type}")
         return {name: (file[name].id.get_offset(), file[name].shape) for name in held}
+
+
+def networks_of(weights: xr.Variable) -> Callable[[int], np.ndarray | xr.Variable]:
+    """Give a function from position to one network, (s, w), that reads nothing where there is a view of it.
+
+    Parameters
+    ----------
+    weights
+        Dimensions ``model``, ``snapshot``, ``weight``.
+    """
+    lazy = weights._data
+    if isinstance(lazy, np.ndarray):
+        return lazy.__getitem__
+    if isinstance(lazy, LazilyIndexedArray) and isinstance(lazy.array, Rows):
+        rows, (models, snapshots, span) = lazy.array, lazy.key.tuple
+        models = np.arange(rows.shape[0])[models]
+        if isinstance(span, slice) and span.step in (None, 1):
+            return lambda position: _seen(rows.view(models[position]), snapshots, span, weights, position)
+    return weights.__getitem__
+
+
+def _seen(
+    view: np.ndarray | None, snapshots: slice | np.ndarray, span: slice, weights: xr.Variable, position: int
+) -> np.ndarray | xr.Variable:
+    return weights[position] if view is None else view[snapshots, span]
 
 
 def cut(values: np.ndarray, key: list, length: int) -> np.ndarray:

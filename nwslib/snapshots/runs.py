@@ -1,12 +1,9 @@
 """Runs of consecutive weights, cut from many networks at once and straight from their files."""
 
-from collections.abc import Callable
-
 import numpy as np
 import xarray as xr
-from xarray.core.indexing import LazilyIndexedArray
 
-from nwslib.snapshots.lazy import Rows
+from nwslib.snapshots.lazy import networks_of
 
 
 def take_runs(
@@ -60,7 +57,7 @@ def take_runs(
     (2, 1000)
     >>> folder.cleanup()
     """
-    data = node[variable] if variable in node.variables else None
+    data = node.variables.get(variable)
     if data is None or data.dims != ("model", "snapshot", "weight"):
         raise ValueError(f"take_runs needs {variable!r} with the dimensions model, snapshot, weight")
     places = np.stack([_whole(model), _whole(snapshot), _whole(start)])  # (3, n)
@@ -70,10 +67,10 @@ def take_runs(
         which = places[:, outside[0]].tolist() if len(outside) else "any"
         raise IndexError(f"no run of {length} weights lies at model, snapshot, weight {which} of {data.shape}")
     runs = np.empty((places.shape[1], length), data.dtype)
-    network = _networks(data.variable)
+    network = networks_of(data)
     before, values = -1, None
-    for place in np.argsort(places[0], kind="stable").tolist():
-        m, s, w = places[:, place].tolist()
+    order = np.argsort(places[0], kind="stable")
+    for place, m, s, w in zip(order.tolist(), *places[:, order].tolist(), strict=True):
         if m != before:
             before, values = m, network(m)
         runs[place] = values[s, w : w + length]
@@ -85,22 +82,3 @@ def _whole(positions: np.ndarray) -> np.ndarray:
     if positions.ndim != 1 or positions.dtype.kind not in "iu":
         raise ValueError(f"positions are whole numbers in one dimension, not {positions.dtype} in {positions.ndim}")
     return positions.astype("int64")
-
-
-def _networks(weights: xr.Variable) -> Callable[[int], np.ndarray | xr.Variable]:
-    """Give a function that gives one network's weights, (s, w), without reading them where that is possible."""
-    lazy = weights._data
-    if isinstance(lazy, np.ndarray):
-        return lazy.__getitem__
-    if isinstance(lazy, LazilyIndexedArray) and isinstance(lazy.array, Rows):
-        rows, (models, snapshots, span) = lazy.array, lazy.key.tuple
-        models = np.arange(rows.shape[0])[models]
-        if isinstance(span, slice) and span.step in (None, 1):
-            return lambda position: _seen(rows.view(models[position]), snapshots, span, weights, position)
-    return weights.__getitem__
-
-
-def _seen(
-    view: np.ndarray | None, snapshots: slice | np.ndarray, span: slice, weights: xr.Variable, position: int
-) -> np.ndarray | xr.Variable:
-    return weights[position] if view is None else view[snapshots, span]

@@ -435,9 +435,25 @@ def _checked(network: xr.Dataset) -> xr.Dataset:
                 f"finished network: {name!r} is not in the schema. {nearest(name, known)} A further property is "
                 "declared in the attribute 'properties'"
             )
-    network = network.drop_vars(LABELS, errors="ignore").drop_encoding()
-    network = network.isel(evaluation=slice(0, max(1, network["n_exports"].item()))).compute()
-    network.attrs = {name: network.attrs[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in network.attrs}
+    # What a training yields is so already; to make it so once more would take as long as to write it.
+    return network if _is_tidy(network) else _tidy(network)
+
+
+def _exports(network: xr.Dataset) -> int:
+    return max(1, network.variables["n_exports"].item())  # an axis of length 0 can't be stored
+
+
+def _is_tidy(network: xr.Dataset) -> bool:
+    return (
+        not any(name in network.variables for name in LABELS)
+        and not any(variable.dtype.kind in "OT" for variable in network.variables.values())
+        and all(isinstance(network.variables[name]._data, np.ndarray) for name in network.data_vars)
+        and network.sizes["evaluation"] == _exports(network)
+    )
+
+
+def _tidy(network: xr.Dataset) -> xr.Dataset:
+    network = network.drop_vars(LABELS, errors="ignore").isel(evaluation=slice(0, _exports(network))).compute()
     loose = [name for name in network.coords if network[name].dtype.kind in "OT"]
     return network.assign_coords({name: network[name].astype(str) for name in loose})
 
