@@ -166,6 +166,19 @@ def test_parameters_tell_whether_updates_were_kept_and_ids_do_not(design, bars, 
     assert population[0]["id"].item() == plain["id"].item()
 
 
+def test_a_population_with_updates_is_stored_and_goes_on(design, bars, population, tmp_path):
+    for part in (slice(0, 7), slice(None)):
+        left = snapshots.remaining(design.isel(model=part), tmp_path)
+        snapshots.write(tmp_path, train(left, bars, max_epochs=3, slots=4, updates=True, progress=False))
+    snapshots.verify(tmp_path)
+    assert json.loads(snapshots.open_population(tmp_path).attrs["parameters"])["updates"] is True
+    (node,) = snapshots.open_population(tmp_path).children.values()
+    assert node.sizes["model"] == 16
+    for number, one in population.items():
+        stored = node["updates"].sel(model=number)
+        assert np.array_equal(stored, one["updates"].values[0]), number
+
+
 def test_a_folder_does_not_mix_networks_with_and_without_updates(design, bars, tmp_path):
     snapshots.write(tmp_path, train(design.isel(model=[0]), bars, max_epochs=1, progress=False))
     more = train(design.isel(model=[1]), bars, max_epochs=1, progress=False, updates=True)
@@ -183,6 +196,15 @@ def test_a_network_that_diverges_keeps_what_changed_and_disturbs_nobody(design, 
     assert not np.isfinite(stormy[0]["updates"].values[0, -1]).all()
     assert not stormy[0]["updates"].values[0, 0].any()
     assert all(identical(stormy[number], calm[number]) for number in (1, 2))
+
+
+def test_an_update_beyond_single_precision_is_infinite_and_no_warning(bars):
+    design = designed(1, dataset="digits", batch_size=256, learning_rate=1e200, optimizer="momentum")
+    (one,) = outcome(design, bars, precision="float64").values()
+    assert (one["status"].item(), one["steps"].item()) == ("diverged", 1)
+    weights, updates = one["weights"].values[0, -1], one["updates"].values[0, -1]
+    assert np.isinf(updates).any()
+    assert np.array_equal(np.isinf(updates), np.isinf(weights))
 
 
 def test_networks_that_are_begun_again_have_the_same_updates(design, bars, population):
