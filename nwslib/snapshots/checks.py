@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
+from nwslib.snapshots.checksums import crc32
 from nwslib.snapshots.contents import MANIFEST, RESULTS, read, shards_in
 from nwslib.snapshots.layout import LABELS, Layout
 from nwslib.snapshots.schema import (
@@ -24,7 +25,6 @@ from nwslib.snapshots.schema import (
     STATUS,
     VARIABLES,
     Variable,
-    all_finite,
     check_version,
     further_properties,
     not_measured,
@@ -147,6 +147,8 @@ class _File:
         Names of the variables that are what the schema says.
     changed
         Whether its bytes are known to be others than those that were written.
+    sums
+        What the manifest says of the checksums of its networks, as `crc32`; empty if it says nothing.
     """
 
     name: str
@@ -154,6 +156,7 @@ class _File:
     columns: dict[str, np.ndarray]
     variables: tuple[str, ...]
     changed: bool
+    sums: dict[str, list[int]]
 
     @property
     def layout(self) -> Layout | None:
@@ -306,7 +309,8 @@ def _file_faults(folder: Path, name: str, manifest: _Manifest, seen: _Seen, bar:
             count += 1
             yield fault
         if changes and not count:
-            yield f"{name}: no value is impossible, so where it was changed can't be told: restore the file"
+            known = "every network is as it was written" if facts.get("crc32") else "no value is impossible"
+            yield f"{name}: {known}, so where it was changed can't be told: restore the file"
 
 
 def _byte_faults(path: Path, name: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -351,7 +355,8 @@ def _dataset_faults(
         else:
             yield f"{name}: {column} can't be read: {values}"
     variables = tuple(variable for variable in fit if variable in VARIABLES or variable in OPTIONAL_VARIABLES)
-    file = _File(name, dataset, columns, variables, changed)
+    sums = manifest.files.get(name, {}).get("crc32", {})
+    file = _File(name, dataset, columns, variables, changed, sums if isinstance(sums, dict) else {})
     yield from (f"{name}: {text}" for text in _shape_faults(file, manifest))
     yield from _label_faults(file)
     yield from _column_faults(file)
@@ -529,6 +534,7 @@ def _network_faults(file: _File, row: int, seen: _Seen) -> Iterator[str]:
             values[name] = found
         else:
             yield f"{file.who(row)}: {name} can't be read: {found}"
+    yield from _sum_faults(file, row, values)
     who, sound = file.who(row), file.value("status", row) not in _UNSOUND
     for name in ("weights", "updates"):
         if name in values:
@@ -538,9 +544,21 @@ def _network_faults(file: _File, row: int, seen: _Seen) -> Iterator[str]:
     yield from (f"{who}: {text}" for text in _curve_faults(values, file.value("n_exports", row), sound, file))
 
 
+def _sum_faults(file: _File, row: int, values: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Compare what was read with the checksums that were taken when it was written."""
+    complete = len(values) == len(file.variables)
+    found = crc32(values)
+    for name, sums in file.sums.items():
+        # What can't be read, or is not there, was told already.
+        known = name in found and (complete or name != "curves")
+        if known and isinstance(sums, list) and row < len(sums) and sums[row] != found[name]:
+            what = "accuracies, losses or epochs" if name == "curves" else name
+            yield f"{file.who(row)}: its {what} are not those that were written: their CRC-32 is another"
+
+
 def _vector_faults(name: str, vectors: np.ndarray, sound: bool, file: _File) -> Iterator[str]:
     """Check weights, or updates, of shape (s, w)."""
-    if sound and not all_finite(vectors):
+    if sound and not np.isfinite(vectors).all():
         places = np.argwhere(~np.isfinite(vectors))
         yield (
             f"{len(places)} of its {name} are not finite, from {_place(file, places[0])} on, though it neither "

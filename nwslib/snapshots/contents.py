@@ -223,11 +223,11 @@ class Contents:
                 column.append(None)
 
     def _refuse_other_shape(self, node: str, shape: Shape, own: Mapping[str, str]) -> None:
-        here = asdict(self.shapes.get(node, shape))
-        for name, value in asdict(shape).items():
-            if here[name] != value:
+        here = self.shapes.get(node, shape)
+        for name, value in vars(shape).items() if here != shape else ():
+            if getattr(here, name) != value:
                 raise ValueError(
-                    f"the networks of {node} in {self.folder} have {name} {here[name]}, this one has {value}. Choose "
+                    f"the networks of {node} in {self.folder} have {name} {getattr(here, name)}, this one has {value}. Choose "
                     f"another folder, for example {self.folder.name}-2"
                 )
         for name in ("properties", "not_measured", "keep_bits"):

@@ -210,7 +210,8 @@ def _characters(variable: xr.Variable) -> xr.Variable:
     """Turn text into an array of characters, and leave everything else as it is."""
     if variable.dtype.kind not in "OTU":
         return variable
-    text = np.char.encode(variable.values.astype(str), "utf-8")
+    text = np.array([value.encode() for value in variable.values.tolist()], dtype="S")
+    text = text.astype(f"S{max(1, text.itemsize)}")  # empty text still takes a character
     letters = text.view("S1").reshape(*text.shape, -1)
     attributes = {**variable.attrs, "_Encoding": "utf-8"}
     return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)

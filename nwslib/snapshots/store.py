@@ -56,7 +56,7 @@ except ImportError:  # not on Windows: there, two writers are not told apart
 _DIFFER = ("seconds", "created_at", "device")  # what two runs of the same population may differ in
 
 
-def write(folder: str | Path, finished: Iterable[xr.Dataset], *, seconds: float = 1.0) -> int:
+def write(folder: str | Path, finished: Iterable[xr.Dataset], *, seconds: float = 2.0) -> int:
     """Write networks as they finish, in the background of what makes them.
 
     A network that the folder holds already is not written again. After an interruption, `remaining` says what is left
@@ -393,16 +393,18 @@ def _recovered(folder: Path) -> Contents:
         os.remove(leftover)
     contents = read(folder)
     check_sizes(contents)
+    listed, there = dict(contents.files), contents.table["file"]
     for path in shards_in(folder):
         if path.name not in contents.files:
             _take_up(contents, path)
     for path in sorted(folder.glob("parts/*.nc")):
         name = f"parts/{path.name}"
-        if name not in contents.table["file"]:
+        if name not in there:
             _take_up(contents, path)
         elif name not in contents.files:
-            row = contents.table["file"].index(name)
-            contents.files[name] = files.facts_of(path) | {"rows": 1, "node": contents.table["node"][row]}
+            place(contents, [there.index(name)], name, files.facts_of(path))
+    if contents.files != listed:
+        files.write_text(folder / MANIFEST, manifest(contents))
     return contents
 
 

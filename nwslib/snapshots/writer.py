@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -18,16 +19,17 @@ from nwslib.snapshots.lazy import Reader, cut
 from nwslib.snapshots.schema import layout_of
 from nwslib.space import SHARD_ROWS
 
-MEMORY = 1 << 29  # bytes of networks that wait to be written
-_MANIFEST_SHARE = 0.05  # of the time may go into writing the manifest
+_MEMORY = 1 / 16  # of the machine's, for networks that wait
+_MANIFEST_TIME = 0.05  # of all time may go into writing the manifest
+_COMPANY = 4  # networks that share a new file of their shard, not one each: to make a file takes 13 ms
 
 
 class Writer:
     """Writes networks to a folder in a thread of its own, to be used in a ``with`` statement.
 
-    A network whose shard is complete goes into the shard at once; the others are written as parts when the oldest has
-    waited for `seconds`, or together they take more than `MEMORY`. At the end all parts go into shards. If the block
-    ends with an error, everything handed over before is written, as parts.
+    A network whose shard is complete goes into the shard at once. Others wait for company until `seconds` are over, or
+    the memory that they may take; then they are written, many of one shard into one file, else as parts. At the end
+    all parts go into shards. If the block ends with an error, everything handed over before is written, as parts.
 
     Parameters
     ----------
@@ -39,14 +41,14 @@ class Writer:
 
     def __init__(self, contents: Contents, seconds: float) -> None:
         self.written = 0
-        self._seconds = seconds
+        self._limit = _memory() if seconds else 0
         self._shelf = _Shelf(contents, seconds)
-        self._waiting: deque[xr.Dataset] = deque()
-        self._bytes = 0  # of what waits, here or on the shelf
+        self._queue: deque[tuple[xr.Dataset, int]] = deque()
+        self._queued = 0  # bytes
         self._changed = threading.Condition()
         self._ending = self._failed = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="snapshots writer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="snapshots-writer", daemon=True)
 
     def __enter__(self) -> "Writer":
         self._thread.start()
@@ -69,11 +71,10 @@ class Writer:
             If this network, or one handed over before, could not be written.
         """
         with self._changed:
-            self._waiting.append(network)
-            self._bytes += network.nbytes
+            self._queue.append((network, network.nbytes))
+            self._queued += network.nbytes
             self._changed.notify_all()
-            limit = MEMORY if self._seconds else 0
-            self._changed.wait_for(lambda: self._error is not None or self._bytes <= limit)
+            self._changed.wait_for(lambda: self._error is not None or self._queued + self._shelf.bytes <= self._limit)
         self._raise()
 
     def _raise(self) -> None:
@@ -81,115 +82,156 @@ class Writer:
             raise self._error
 
     def _work(self) -> None:
+        error: BaseException | None = None
         try:
             while self._step():
                 pass
-            self._shelf.finish(merge=not self._failed)
-        except BaseException as error:
-            try:
-                if isinstance(error, Exception):
-                    self._shelf.finish(merge=False)
-            except (OSError, ValueError):
-                pass  # the first error says why
-            finally:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
+            if not self._failed:
+                self._shelf.merge_parts()
+        except BaseException as found:
+            error = found
+        try:
+            if error is None or isinstance(error, Exception):
+                self._shelf.rescue()
+        except BaseException as found:
+            error = error or found
+        finally:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _step(self) -> bool:
-        """Write one network, or commit what has waited long enough; say whether there may be more."""
+        """Take one network, and commit what has waited long enough; say whether there may be more."""
         with self._changed:
-            left = self._shelf.began + self._seconds - time.monotonic()
-            self._changed.wait_for(lambda: self._waiting or self._ending, timeout=max(0, min(left, 3600)))
-            network = self._waiting.popleft() if self._waiting else None
+            left = min(self._shelf.due() - time.monotonic(), threading.TIMEOUT_MAX)
+            self._changed.wait_for(lambda: self._queue or self._ending, timeout=max(0, left))
+            network, size = self._queue.popleft() if self._queue else (None, 0)
             ending = self._ending
         if network is not None:
-            self.written += self._shelf.add(network)
-        full = self._shelf.bytes > MEMORY // 2
-        if full or self._shelf.began + self._seconds <= time.monotonic():
+            self.written += self._shelf.add(network, size)
+        if self._shelf.bytes > self._limit / 2:
+            self._shelf.settle()
+        if self._shelf.bytes > self._limit / 2 or self._shelf.due() <= time.monotonic():
             self._shelf.commit()
         with self._changed:
-            self._bytes = self._shelf.bytes + sum(network.nbytes for network in self._waiting)
+            self._queued -= size
             self._changed.notify_all()
         return network is not None or not ending
 
 
 class _Shelf:
-    """Networks that no shard holds yet, and what is to be done about them."""
+    """Networks that are not on the disk yet, and what is to be done about them."""
 
     def __init__(self, contents: Contents, seconds: float) -> None:
         self.contents, self.seconds = contents, seconds
         self.held = set(contents.table["id"])
         self.models = set(contents.table["model"])
         self.shards = {key: list(rows) for key, rows in contents.groups("node", "shard").items()}
-        self.networks: dict[str, xr.Dataset] = {}  # by file, which is not written yet
-        self.replaced: set[str] = set()
-        self.began = np.inf  # when the first network came that is not safe yet
+        self.waiting: dict[tuple[str, int], list[int]] = {}  # rows that no file has been begun for, by shard
+        self.networks: dict[int, tuple[xr.Dataset, int]] = {}  # in memory, with their bytes, by row
         self.bytes = 0
+        self.oldest = np.inf  # when the first of those that wait came
+        self.disk = ThreadPoolExecutor(1)  # waits for the disk while the next file is written
+        self.begun: deque[tuple[Future, list[int], str]] = deque()
+        self.replaced: set[str] = set()
+        self.unlisted = False  # whether there is something that the manifest does not tell
         self.listed = self.cost = 0.0
-        self.unlisted = True  # whether the manifest lacks something: a killed writer may have left that
 
-    def add(self, network: xr.Dataset) -> bool:
+    def due(self) -> float:
+        """Give the time by which something is to be made safe, or listed."""
+        pause = max(self.seconds, self.cost / _MANIFEST_TIME) if self.seconds else 0
+        return min(self.oldest + self.seconds, self.listed + pause if self.unlisted else np.inf)
+
+    def add(self, network: xr.Dataset, size: int) -> bool:
         """Take a network, unless it is there, and write its shard when that is complete."""
-        contents, model = self.contents, network["model"].item()
-        if network["id"].item() in self.held:
+        contents, model = self.contents, network.variables["model"].item()
+        if network.variables["id"].item() in self.held:
             return False
         if model in self.models:
             raise ValueError(f"{contents.folder} holds another network as row {model}. Choose another folder")
         if not contents.shared:
             contents.begin(network)
             self.list()
-        key = layout_of(network).name, network["shard"].item()
-        file = f"parts/{key[0]}.{model:08d}.nc"
-        contents.add(network, file)
-        self.networks[file] = network
-        self.bytes += network.nbytes
-        self.unlisted = True
-        self.began = min(self.began, time.monotonic())
-        self.held.add(network["id"].item())
+        key, row = (layout_of(network).name, network.variables["shard"].item()), len(contents.table["model"])
+        contents.add(network, f"parts/{key[0]}.{model:08d}.nc")
+        self.held.add(network.variables["id"].item())
         self.models.add(model)
-        rows = self.shards.setdefault(key, [])
-        rows.append(len(contents.table["model"]) - 1)
-        if len(rows) % SHARD_ROWS == 0:
-            self.merge(*key)
+        self.networks[row] = network, size
+        self.bytes += size
+        self.oldest = min(self.oldest, time.monotonic())
+        self.waiting.setdefault(key, []).append(row)
+        self.shards.setdefault(key, []).append(row)
+        if len(self.shards[key]) % SHARD_ROWS == 0:
+            self.merge(key)
         return True
 
     def commit(self) -> None:
-        """Make everything safe: parts on the disk, and shards in the manifest, unless that was written just now."""
+        """Put everything on the disk, and into the manifest unless that was written just now."""
+        for key, rows in list(self.waiting.items()):
+            # A file that is written anew only when it doubles is written twice in all.
+            if len(rows) >= max(_COMPANY, len(self.shards[key]) / 2):
+                self.merge(key)
         self.save_parts()
-        due = self.listed + self.cost / _MANIFEST_SHARE if self.seconds else 0
-        if time.monotonic() >= due and self.contents.shared:
+        self.settle()
+        if self.due() <= time.monotonic():
             self.list()
-        self.began = due - self.seconds if self.unlisted else np.inf
 
-    def finish(self, *, merge: bool) -> None:
-        """Put every part into a shard, or at least every network on the disk."""
-        files_of = self.contents.table["file"]
-        for key, rows in sorted(self.shards.items()) if merge else ():
-            if any(files_of[row].startswith("parts/") for row in rows):
-                self.merge(*key)
+    def merge_parts(self) -> None:
+        """Put every part into a shard."""
+        self.settle()
+        for key, rows in sorted(self.shards.items()):
+            if any(self.contents.table["file"][row].startswith("parts/") for row in rows):
+                self.merge(key)
+
+    def rescue(self) -> None:
+        """Get everything safe and listed, as far as possible after an error."""
+        while self.begun:
+            with suppress(OSError):
+                self.settle()
+        for row in self.networks:  # those of a file that could not be written
+            key = self.contents.table["node"][row], self.contents.table["shard"][row]
+            if row not in self.waiting.setdefault(key, []):
+                self.waiting[key].append(row)
         self.save_parts()
-        if self.unlisted and self.contents.shared:
+        self.settle()
+        if self.unlisted:
             self.list()
+
+    def merge(self, key: tuple[str, int]) -> None:
+        """Put the networks of a shard, wherever they lie, into one file."""
+        self.settle()
+        contents, (node, shard) = self.contents, key
+        rows = sorted(self.shards[key], key=contents.table["model"].__getitem__)
+        contents.nodes[node]["created_at"] = now()
+        path = {row: str(contents.folder / contents.table["file"][row]) for row in rows if row in self.networks}
+        reader = _Waiting({path[row]: self.networks[row][0] for row in path})
+        self.begin(key, assemble(contents, node, rows, reader), rows, f"{node}.{shard:05d}.{len(rows):02d}.nc")
 
     def save_parts(self) -> None:
-        """Write each network that no shard has taken to a file of its own."""
-        for file, network in list(self.networks.items()):
-            facts = files.save(network, self.contents.folder / file)
-            self.contents.files[file] = facts | {"rows": 1, "node": layout_of(network).name}
-            self._drop(file)
+        """Write each network that waits to a file of its own."""
+        for key, rows in list(self.waiting.items()):
+            for row in list(rows):
+                self.begin(key, self.networks[row][0], [row], self.contents.table["file"][row])
 
-    def merge(self, node: str, shard: int) -> None:
-        """Put the networks of a shard, wherever they lie, into one file."""
-        contents = self.contents
-        rows = sorted(self.shards[node, shard], key=contents.table["model"].__getitem__)
-        name = f"{node}.{shard:05d}.{len(rows):02d}.nc"
-        contents.nodes[node]["created_at"] = now()
-        waiting = {str(contents.folder / file): network for file, network in self.networks.items()}
-        facts = files.save(assemble(contents, node, rows, _Waiting(waiting)), contents.folder / name)
-        self.replaced |= place(contents, rows, name, facts) - self.networks.keys() - {name}
-        for file in [file for file in self.networks if file not in contents.table["file"]]:
-            self._drop(file)
+    def begin(self, key: tuple[str, int], dataset: xr.Dataset, rows: list[int], name: str) -> None:
+        """Write a file, and have somebody else wait for the disk."""
+        finish = files.begin(dataset, self.contents.folder / name)
+        self.begun.append((self.disk.submit(finish), rows, name))
+        left = [row for row in self.waiting.pop(key, []) if row not in rows]
+        if left:
+            self.waiting[key] = left
+        self.oldest = self.oldest if self.waiting else np.inf
+        self.unlisted = True
+
+    def settle(self) -> None:
+        """Wait until the files that were begun are on the disk, and let their networks go."""
+        while self.begun:
+            future, rows, name = self.begun.popleft()
+            facts = future.result()
+            parts = {self.contents.table["file"][row] for row in rows if row in self.networks}
+            self.replaced |= place(self.contents, rows, name, facts) - parts - {name}
+            for row in rows:
+                self.bytes -= self.networks.pop(row, (None, 0))[1]
 
     def list(self) -> None:
         """Write the manifest; what it no longer lists can go."""
@@ -202,9 +244,6 @@ class _Shelf:
             with suppress(FileNotFoundError):
                 os.remove(self.contents.folder / old)
         self.replaced.clear()
-
-    def _drop(self, file: str) -> None:
-        self.bytes -= self.networks.pop(file).nbytes
 
 
 class _Waiting:
@@ -240,3 +279,11 @@ def place(contents: Contents, rows: Sequence[int], name: str, facts: dict[str, A
 def now() -> str:
     """Give the time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _memory() -> float:
+    """Give how many bytes may wait to be written."""
+    try:
+        return _MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return float(1 << 28)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from nwslib.snapshots.layout import Layout, Tensor
 from nwslib.snapshots.released.networks import Places, Source, as_float32, layer_names, network
-from nwslib.snapshots.released.tables import image_set, inside, known_split
+from nwslib.snapshots.released.tables import image_set, known_split, size_inside
 
 #: Paths in the sets of Navon et al.: ``mnist_png_training_2_23089/checkpoints/model_final.pth``.
 INR_PATTERN = (
@@ -80,7 +80,7 @@ def read_inr(
     if not found:
         raise FileNotFoundError(f"no file in {folder} has a path like {pattern}")
     for path in found:
-        inside(root, root / path)
+        size_inside(root, root / path)
     return _networks(root, {path: groups | fixed for path, groups in found.items()}, Places(first))
 
 

@@ -242,6 +242,7 @@ def _check_files(root: Path, folder: Path, layout: Layout) -> tuple[float, ...]:
     """Check that the files of a network are there and have the right lengths; give what is in ``stat.bin``."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
+    inside(root, folder / "weights")
     for file in _weight_files(folder):
         size = size_inside(root, file)
         if size != 8 * layout.size:
