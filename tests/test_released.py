@@ -155,6 +155,8 @@ def test_several_readings_do_not_collide(release):
     root, _, _ = release
     found = [*released.read_nws(root, "nws_fixed_train.csv"), *released.read_nws(root, "nws_fixed_test.csv", first=2)]
     assert [values(one, "model") for one in found] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the first network has a number from 0 on, not -1"):
+        released.read_nws(root, "nws_fixed_train.csv", first=-1)
     places = [(layout_of(one).name, values(one, "shard")) for one in found]
     assert len(set(places)) == 3
     again = released.read_nws(root, ["nws_fixed_train.csv", "nws_fixed_test.csv"], skip=np.array([0, 2]))
@@ -222,6 +224,12 @@ def link_one_file_out(root):
     (root / "0003/weights/020.bin").symlink_to(outside)
 
 
+def link_weights_out(root):
+    outside = root.parent / f"{root.name}-outside"
+    (root / "0003/weights").rename(outside)
+    (root / "0003/weights").symlink_to(outside)
+
+
 def folder_for_file(root):
     (root / "0003/error.bin").unlink()
     (root / "0003/error.bin").mkdir()
@@ -236,6 +244,7 @@ BROKEN = {
     "no evaluations": (lambda root: (root / "0003/stat.bin").write_bytes(bytes(32)), "error.bin has 920 bytes, but 0"),
     "link out": (link_out, "leaves the folder"),
     "link to one file": (link_one_file_out, "020.bin leaves the folder"),
+    "link to weights": (link_weights_out, "0003/weights leaves the folder"),
     "folder": (folder_for_file, "error.bin is not a file"),
 }
 
@@ -493,11 +502,15 @@ def test_axes_of_the_zoo_are_labelled_as_tensorflow_stores_them(tmp_path):
 
 
 def test_a_zoo_written_to_a_population_is_valid(tmp_path):
-    zoo_folder(tmp_path / "zoo", list(zoo_rows(4)))
+    rows = list(zoo_rows(4))
+    for row in rows[:9]:
+        row["config.init_std"] = ""  # as pandas writes NaN
+    zoo_folder(tmp_path / "zoo", rows)
     assert snapshots.write(tmp_path / "population", released.read_small_cnn_zoo(tmp_path / "zoo", "fashion")) == 4
     snapshots.verify(tmp_path / "population")
     table = snapshots.table(tmp_path / "population")
     assert table["num_units"].values.tolist() == [16] * 4
+    assert np.isnan(table["init_std"].values).tolist() == [True, False, False, False]
     assert snapshots.networks(snapshots.open_population(tmp_path / "population")).sizes["snapshot"] == 9
 
 
@@ -579,6 +592,10 @@ def test_files_of_the_zoo_that_do_not_fit_each_other_are_refused(tmp_path):
     weights = np.load(zoo / "weights.npy")
     np.save(zoo / "weights.npy", weights[:-1])
     with pytest.raises(ValueError, match=r"weights.npy holds float32 of shape \(17, 4970\), but metrics.csv.gz has 18"):
+        released.read_small_cnn_zoo(zoo, "fashion")
+    np.save(zoo / "weights.npy", weights)
+    (zoo / "weights.npy").write_bytes((zoo / "weights.npy").read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"weights.npy is truncated, or not a matrix of numbers"):
         released.read_small_cnn_zoo(zoo, "fashion")
     np.save(zoo / "weights.npy", weights.astype(object))
     with pytest.raises(ValueError, match=r"weights.npy is truncated, or not a matrix of numbers"):
@@ -696,6 +713,14 @@ class Harm:
         return os.mkdir, (self.path,)
 
 
+def test_a_matrix_that_would_run_code_is_refused(tmp_path):
+    zoo_folder(tmp_path / "zoo", list(zoo_rows(1)))
+    (tmp_path / "zoo/weights.npy").write_bytes(pickle.dumps(Harm(str(tmp_path / "harm"))))
+    with pytest.raises(ValueError, match=r"weights.npy is truncated, or not a matrix of numbers"):
+        released.read_small_cnn_zoo(tmp_path / "zoo", "fashion")
+    assert not (tmp_path / "harm").exists()
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     place = tmp_path / "mnist_png_training_1_1/checkpoints/model_final.pth"
     save(Harm(str(tmp_path / "harm")), place)
@@ -742,6 +767,10 @@ def test_folders_without_networks_and_links_out_of_them_are_refused(tmp_path):
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "outside.pth")
     with pytest.raises(ValueError, match="leaves the folder"):
+        released.read_inr(tmp_path / "set")
+    place.unlink()
+    os.mkfifo(place)  # to open it would wait for ever
+    with pytest.raises(ValueError, match=r"model_final.pth is not a file"):
         released.read_inr(tmp_path / "set")
 
 
