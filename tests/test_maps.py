@@ -158,3 +158,13 @@ def test_distances_are_those_of_all_components_of_the_way(population):
     everything = maps.distances(node, [0], batch_norm=True)
     assert everything.sel(model=0, snapshot=20).item() == pytest.approx(np.linalg.norm(moved.astype(float)))
     assert everything[0, -1] > found[0, -1]
+
+
+def test_ways_of_own_length_end_at_a_distance_of_one(population):
+    node = snapshots.networks(population)
+    ways = maps.project(node, [0, 1, 2], components=60, own_length=True)
+    reach = np.sqrt((ways**2).sum("component"))
+    travelled = maps.distances(node, [0, 1, 2])
+    np.testing.assert_allclose(reach, travelled / travelled.isel(snapshot=-1), rtol=1e-5, atol=1e-6)
+    still = node.assign(weights=node["weights"] * 0 + 1)
+    assert not maps.project(still, [0], components=1, own_length=True).any()

@@ -23,6 +23,7 @@ def project(
     *,
     batch_norm: bool = False,
     own_start: bool = False,
+    own_length: bool = False,
 ) -> xr.DataArray:
     """Project the snapshots of some networks of one architecture on their principal components.
 
@@ -41,6 +42,9 @@ def project(
     own_start
         Whether each network is measured from its own initialisation, so that all begin at the origin. Without it, the
         distance between random initialisations, which is far longer than any training, decides the picture.
+    own_length
+        Whether, besides, each network's way is divided by the distance between its start and its end: then directions
+        count, and not the few networks that go much farther than all others. One that did not move stays at the origin.
 
     Returns
     -------
@@ -58,14 +62,17 @@ def project(
     chosen, counted = _chosen(population, models, batch_norm)
     shape = (chosen.sizes["model"], chosen.sizes["snapshot"])
     vectors = chosen["weights"].values[:, :, counted].astype("float64")
-    origin = vectors[:, :1] if own_start else vectors.mean(axis=(0, 1))
-    vectors = (vectors - origin).reshape(shape[0] * shape[1], -1)
+    vectors -= vectors[:, :1].copy() if own_start or own_length else vectors.mean(axis=(0, 1))
+    if own_length:
+        lengths = np.linalg.norm(vectors[:, -1:], axis=2, keepdims=True)
+        vectors /= np.where(lengths > 0, lengths, 1)
+    vectors = vectors.reshape(shape[0] * shape[1], -1)
     # Far fewer snapshots than weights: the eigenvectors of the small product of the two give the coordinates.
     values, vectors = np.linalg.eigh(vectors @ vectors.T)
     values, vectors = values[::-1], vectors[:, ::-1]
     points = vectors[:, :components] * np.sqrt(np.maximum(values[:components], 0))
     points *= np.sign(points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])])
-    coordinates = _coordinates(chosen) | {"share": ("component", values[:components] / values.sum())}
+    coordinates = _coordinates(chosen) | {"share": ("component", values[:components] / (values.sum() or 1))}
     return xr.DataArray(points.reshape(*shape, -1), coordinates, ("model", "snapshot", "component"), name="projection")
 
 

@@ -422,7 +422,8 @@ def layer_spreads(end: xr.DataArray, ax: Axes, start: xr.DataArray | None = None
             y, colour = row - 0.4 + height * (place + 0.5), PALETTE[place % len(PALETTE)]
             ax.barh(y, high - low, height * 0.26, left=low, color=colour, alpha=0.55)
             ax.barh(y, third - first, height * 0.78, left=first, color=colour, alpha=0.9)
-            ax.plot([middle] * 2, [y - 0.39 * height, y + 0.39 * height], color="white", linewidth=1.4)
+            for ink, width in ((colour, 3.2), ("white", 1.2)):  # a bar without width is seen as well
+                ax.plot([middle] * 2, [y - 0.39 * height, y + 0.39 * height], color=ink, linewidth=width)
         if start is not None:
             low, _, middle, _, high = start.sel(layer=layer).mean("value").values
             ax.barh(row, high - low, 0.9, left=low, color=_GRID, alpha=0.8, zorder=0)
