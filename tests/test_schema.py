@@ -7,7 +7,17 @@ import xarray as xr
 
 from nwslib.snapshots import fake, layout_of, validate
 from nwslib.snapshots.layout import LABELS
-from nwslib.snapshots.schema import ATTRIBUTES, COORDINATES, SCHEMA_VERSION, VARIABLES
+from nwslib.snapshots.schema import (
+    ATTRIBUTES,
+    COORDINATES,
+    OPTIONAL_ATTRIBUTES,
+    OPTIONAL_VARIABLES,
+    SCHEMA_VERSION,
+    VARIABLES,
+    all_finite,
+    faults,
+    further_properties,
+)
 from nwslib.space import CONSTANTS, PROPERTIES, sample
 
 
@@ -26,9 +36,10 @@ def test_the_schema_knows_every_property_and_label():
 
 
 def test_every_entry_says_what_it_means():
-    assert all(variable.meaning for variable in (VARIABLES | COORDINATES).values())
-    assert all(ATTRIBUTES.values())
-    axes = {axis for variable in (VARIABLES | COORDINATES).values() for axis in variable.dims}
+    everything = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES}
+    assert all(variable.meaning for variable in everything.values())
+    assert all({**ATTRIBUTES, **OPTIONAL_ATTRIBUTES}.values())
+    axes = {axis for variable in everything.values() for axis in variable.dims}
     assert axes == {"model", "snapshot", "weight", "evaluation"}
 
 
@@ -52,7 +63,10 @@ def test_a_missing_attribute_is_named(population, name):
 
 @pytest.mark.parametrize("name", [name for name in VARIABLES | COORDINATES if name not in LABELS])
 def test_a_missing_or_mistyped_variable_is_named(population, name):
-    with pytest.raises(ValueError, match=f"variable '{name}' is missing"):
+    if (VARIABLES | COORDINATES)[name].required:
+        with pytest.raises(ValueError, match=f"variable '{name}' is missing"):
+            validate(population.drop_vars(name))
+    else:
         validate(population.drop_vars(name))
     other = "int16" if (VARIABLES | COORDINATES)[name].type != "text" else "S3"
     clean = population.fillna(0) if other == "int16" else population
@@ -79,13 +93,82 @@ def test_another_major_version_is_refused_and_another_minor_one_is_not(populatio
         validate(population.assign_attrs(schema_version=f"{int(major) + 1}.0"))
 
 
-def test_the_vector_has_the_length_of_the_layout_and_20_snapshots(population):
-    with pytest.raises(ValueError, match=r"20 snapshots of 1600 weights, but cnn-.* of 1676"):
+def test_the_vector_has_the_length_of_the_layout(population):
+    with pytest.raises(ValueError, match=r"20 in all, of 1600 weights, but cnn-.* of 1676"):
         validate(population.isel(weight=slice(0, 1600)))
-    with pytest.raises(ValueError, match="19 snapshots"):
+
+
+def test_snapshots_are_numbered_from_1_however_many(population):
+    validate(population.isel(snapshot=slice(0, 1)))
+    with pytest.raises(ValueError, match=r"snapshots \[2\] to \[20\], 19 in all"):
         validate(population.isel(snapshot=slice(1, None)))
-    with pytest.raises(ValueError, match="has snapshots 1 to 20"):
-        validate(population.assign_coords(snapshot=np.arange(20)))
+    with pytest.raises(ValueError, match=r"snapshots \[\] to \[\], 0 in all"):
+        validate(population.isel(snapshot=slice(0, 0)))
+
+
+DROPOUT = '{"dropout": {"type": "float64", "units": "1", "meaning": "share of units that are dropped"}}'
+
+
+def test_further_properties_are_declared(population):
+    declared = population.assign_attrs(properties=DROPOUT)
+    validate(declared.assign_coords(dropout=("model", [0.0, 0.5, np.nan])))
+    with pytest.raises(ValueError, match="variable 'dropout' is missing"):
+        validate(declared)
+    with pytest.raises(ValueError, match="dropout has type int64, but the schema says float64"):
+        validate(declared.assign_coords(dropout=("model", [0, 1, 2])))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "attribute 'properties' is unreadable"),
+        ('{"dropout": {"type": "float64"}}', "attribute 'properties' is unreadable: KeyError"),
+        (DROPOUT.replace("dropout", "seed"), "can't be called 'seed'"),
+        (DROPOUT.replace("dropout", "a b"), "can't be called 'a b'"),
+        (DROPOUT.replace("float64", "float32"), "dropout has type 'float32'. Did you mean 'float64'"),
+    ],
+)
+def test_a_wrong_declaration_is_named(population, text, message):
+    with pytest.raises(ValueError, match=message):
+        further_properties({"properties": text})
+    with pytest.raises(ValueError, match=f"a.nc: .*{message}"):
+        validate(population.assign_attrs(properties=text), "a.nc")
+
+
+def test_what_nobody_measured_is_nan_and_said(population):
+    blind = population.assign(valid_accuracy=population["valid_accuracy"] * np.float32(np.nan))
+    with pytest.raises(ValueError, match="has a valid_accuracy that is not finite"):
+        validate(blind)
+    validate(blind.assign_attrs(not_measured='["valid_accuracy"]'))
+    with pytest.raises(ValueError, match="valid_accuracy is said to be not measured, but has values"):
+        validate(population.assign_attrs(not_measured='["valid_accuracy"]'))
+    with pytest.raises(ValueError, match="'not_measured' names 'weights'"):
+        validate(population.assign_attrs(not_measured='["weights"]'))
+    with pytest.raises(ValueError, match="attribute 'not_measured' is unreadable"):
+        validate(population.assign_attrs(not_measured="7"))
+
+
+def test_updates_are_checked_like_weights(population):
+    updates = population["weights"].diff("snapshot").pad(snapshot=(1, 0), constant_values=0).astype("float32")
+    updates = updates.assign_coords(snapshot=population["snapshot"])
+    validate(population.assign(updates=updates))
+    with pytest.raises(ValueError, match="network 2 did not diverge, but has updates that are not finite"):
+        validate(_with(population.assign(updates=updates), "updates", (2, 7, 100), np.nan))
+
+
+def test_every_fault_is_found_not_only_the_first(population):
+    changed = _with(_with(population, "weights", (2, 7, 100), np.nan), "valid_accuracy", (0, 3), 97.5)
+    found = list(faults(_with(changed, "split", 1, "valid"), "a.nc"))
+    assert [text.split(".")[1][4:13] for text in found] == ["network 1", "network 0", "network 2"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_finite_means_finite(value):
+    large = np.full((3, 1000), 3e38, "float32")
+    assert all_finite(large)  # although the sum of squares is not
+    assert all_finite(large[:0])
+    large[1, 7] = value
+    assert not all_finite(large)
 
 
 def test_layout_of_needs_the_attribute(population):
@@ -132,7 +215,13 @@ def test_the_page_of_the_schema_says_what_the_code_says():
     lines = [line for line in page.splitlines() if line.startswith("| `")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     told = {row[0].strip("`"): tuple(row[1:]) for row in rows if len(row) == 5}
-    known = VARIABLES | COORDINATES
+    known = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES}
     assert told == {name: (", ".join(one.dims), one.type, one.units, one.meaning) for name, one in known.items()}
-    assert ATTRIBUTES.items() <= {row[0].strip("`"): row[1] for row in rows if len(row) == 2}.items()
+    told = {row[0].strip("`"): row[1] for row in rows if len(row) == 2}
+    axes = ("model", "snapshot", "weight", "evaluation")
+    assert told.keys() == {*axes, *ATTRIBUTES, *OPTIONAL_ATTRIBUTES}
+    assert {**ATTRIBUTES, **OPTIONAL_ATTRIBUTES}.items() <= told.items()
     assert f"Version {SCHEMA_VERSION}." in page
+    required, optional = page.split("There where they mean something")
+    for name, one in COORDINATES.items():
+        assert f"| `{name}` |" in (required if one.required else optional)

@@ -227,8 +227,8 @@ class Contents:
         for name, value in vars(shape).items() if here != shape else ():
             if getattr(here, name) != value:
                 raise ValueError(
-                    f"the networks of {node} in {self.folder} have {name} {getattr(here, name)}, this one has {value}. Choose "
-                    f"another folder, for example {self.folder.name}-2"
+                    f"the networks of {node} in {self.folder} have {name} {getattr(here, name)}, this one has {value}. "
+                    f"Choose another folder, for example {self.folder.name}-2"
                 )
         for name in ("properties", "not_measured", "keep_bits"):
             if node in self.nodes and self.nodes[node].get(name) != own.get(name):

@@ -398,4 +398,5 @@ def all_finite(values: np.ndarray) -> bool:
     """Say whether no value is infinite or NaN."""
     flat = values.reshape(-1)
     # A sum of squares is three times as fast, and finite only if all are; but it may overflow.
-    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
