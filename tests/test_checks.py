@@ -5,7 +5,11 @@ import json
 import re
 import shutil
 import tracemalloc
+import zlib
+from functools import reduce
+from operator import xor
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ import xarray as xr
 from nwslib import snapshots
 from nwslib.snapshots import fake, writer
 from nwslib.snapshots.checks import faults
+from nwslib.snapshots.schema import VARIABLES
 from nwslib.space import sample
 
 ROWS = 3  # rows per shard
@@ -71,8 +76,8 @@ def _change_manifest(folder, change):
 
 
 def _sign(folder, path):
-    """Have the manifest say that the file is as it should be."""
-    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    """Have the manifest say that the file is as it should be, and nothing about its networks."""
+    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "crc32": {}}
     _change_manifest(folder, lambda fields: fields["files"][path.name].update(facts))
 
 
@@ -115,6 +120,31 @@ def test_a_sound_population_has_no_fault(folder, unfinished, tmp_path):
     assert list(faults(unfinished)) == []
     design = sample("nws_main", 5, seed=0, filter_size=[3, 5], depth_conv=3, depth_fc=2, width_conv=4, width_fc=64)
     assert list(faults(_write(tmp_path / "several", fake.population(design)))) == []
+
+
+def _with_more(network):
+    """Add a further property and updates, and forget a curve."""
+    network = network.copy(deep=True).assign_coords(dropout=("model", [0.5]))
+    for name in ("valid_accuracy", "curve_valid_accuracy"):
+        network[name][:] = np.nan
+    network["updates"] = network["weights"] - network["weights"].shift(snapshot=1)
+    network["updates"][:, 0] = 0
+    further = {"dropout": {"type": "float64", "units": "1", "meaning": "share of units that are dropped"}}
+    return network.assign_attrs(properties=json.dumps(further), not_measured='["valid_accuracy"]')
+
+
+def test_what_a_population_may_have_and_lack(tmp_path):
+    folder = _write(tmp_path / "population", map(_with_more, NETWORKS[:4]))
+    assert list(faults(folder)) == []
+    _edit(folder, _set("updates", (0, 3, 4), np.inf))
+    _edit(folder, _set("valid_accuracy", (0, 5), 0.5))
+    _edit(folder, _set("dropout", 0, 0.25))
+    _assert_found(
+        folder,
+        _network(3) + r": 1 of its updates are not finite, from conv1.kernel \(weight 4\) at snapshot 4 on",
+        _network(3) + ": valid_accuracy has values, but is said to be not measured",
+        _network(3) + r": dropout is 0\.25, but manifest.json says 0\.5",
+    )
 
 
 def test_networks_that_failed_are_no_twins(tmp_path):
@@ -172,22 +202,65 @@ def _flip(path, place, bit=0):
 
 def _place(path, name, *index):
     """Give the place in the file of one value's last byte."""
-    import h5py
-
     with h5py.File(path) as file:
         values = file[name]
         return values.id.get_offset() + (np.ravel_multi_index(index, values.shape) + 1) * values.dtype.itemsize - 1
 
 
-def test_a_flipped_byte_is_found_though_no_value_betrays_it(folder):
+def _sum(folder):
+    """Have the manifest hold a CRC-32 of each network's weights, and one of everything else."""
+    sums = {}
+    for path in folder.glob("*.nc"):
+        with netCDF4.Dataset(path) as file:
+            found = {"weights": [], "curves": []}
+            names = [name for name in VARIABLES if name != "weights"]
+            for row in range(len(file["model"])):
+                values = {name: np.ma.getdata(file[name][row]).tobytes() for name in VARIABLES}
+                found["weights"].append(zlib.crc32(b"weights" + values["weights"]))
+                found["curves"].append(reduce(xor, (zlib.crc32(name.encode() + values[name]) for name in names)))
+            sums[path.name] = {"crc32": found}
+    _change_manifest(folder, lambda fields: [fields["files"][name].update(more) for name, more in sums.items()])
+
+
+def test_a_flipped_byte_names_the_network(folder):
+    _sum(folder)
+    assert list(faults(folder)) == []
     path = _shard(folder)
     _flip(path, _place(path, "weights", 2, 3, 4) - 3)  # the last bit of a mantissa
+    _flip(path, _place(path, "curve_train_loss", 1, 4) - 3)
+    _assert_found(
+        folder,
+        r"00001\.03\.nc was changed: its SHA-256",
+        _network(5) + ": its weights are not those that were written",
+        _network(4) + ": its accuracies, losses or epochs are not those that were written",
+    )
+
+
+def test_a_change_outside_the_networks_is_told_apart(folder):
+    _sum(folder)
+    _change_manifest(folder, lambda fields: fields["files"][_shard(folder).name].update(sha256="0" * 64))
+    _assert_found(
+        folder,
+        r"00001\.03\.nc was changed: its SHA-256",
+        r"00001\.03\.nc: every network is as it was written, so where it was changed can't be told: restore",
+    )
+
+
+def _forget_sums(folder):
+    _change_manifest(folder, lambda fields: [facts.pop("crc32", None) for facts in fields["files"].values()])
+
+
+def test_without_checksums_a_flipped_byte_is_found_though_no_value_betrays_it(folder):
+    _forget_sums(folder)
+    path = _shard(folder)
+    _flip(path, _place(path, "weights", 2, 3, 4) - 3)
     _assert_found(
         folder, r"00001\.03\.nc was changed: its SHA-256", r"00001\.03\.nc: no value is impossible, so where it was"
     )
 
 
-def test_a_flipped_byte_of_a_weight_is_placed_where_the_weight_leaps(folder):
+def test_without_checksums_a_flipped_byte_is_placed_where_a_weight_leaps(folder):
+    _forget_sums(folder)
     path = _shard(folder)
     _flip(path, _place(path, "weights", 2, 3, 4), bit=6)
     _assert_found(
@@ -217,13 +290,23 @@ def test_a_flipped_byte_elsewhere_is_placed(folder, name, index, message):
 def test_no_flipped_byte_stops_the_check(folder):
     path = _shard(folder)
     content = path.read_bytes()
-    with pytest.MonkeyPatch.context():
-        for place in np.random.default_rng(0).integers(0, len(content) // 8, 60).tolist():
-            _flip(path, place, bit=place % 8)
-            found = list(faults(folder))
-            assert "was changed: its SHA-256" in found[0]
-            assert len(found) > 1
-            path.write_bytes(content)
+    for place in np.random.default_rng(0).integers(0, len(content) // 8, 40).tolist():
+        _flip(path, place, bit=place % 8)
+        found = list(faults(folder))
+        assert "was changed: its SHA-256" in found[0]
+        assert len(found) > 1
+        path.write_bytes(content)
+
+
+def test_a_flipped_byte_of_an_archive_names_network_and_variable(folder, tmp_path):
+    archive = tmp_path / "archive"
+    snapshots.convert(folder, archive)
+    assert list(faults(archive)) == []
+    path = _shard(archive)
+    with h5py.File(path) as file:
+        chunk = file["weights"].id.get_chunk_info_by_coord((2, 0, 0))
+    _flip(path, chunk.byte_offset + chunk.size // 2)
+    _assert_found(archive, r"00001\.03\.nc was changed: its SHA-256", _network(5) + r": weights can't be read: ")
 
 
 # Files
@@ -366,7 +449,7 @@ def test_a_network_that_diverged_may_hold_nan_and_no_other_may(folder):
         (lambda shard: shard.isel(weight=slice(-1)), [r"vectors of 1675 weights, but the layout cnn-.{8} has 1676"]),
         (
             lambda shard: shard.isel(snapshot=slice(1, None)),
-            [r"snapshots are numbered 1, 2, 3, ..., not 2, 3"],
+            [r"snapshots are numbered 1, 2, 3, ..., not 2, 3", r"19 snapshots, but manifest.json says 20"],
         ),
         (
             lambda shard: shard.isel(model=[0, 1]),
