@@ -15,7 +15,7 @@ import xarray as xr
 from nwslib.snapshots import cnn
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.released.networks import Places, Source, as_float32, network
-from nwslib.snapshots.released.tables import Line, inside, is_positive, known_split, lines, size_inside
+from nwslib.snapshots.released.tables import Line, inside, known_split, lines, size_inside
 from nwslib.snapshots.schema import SNAPSHOTS, SPLITS, layout_of
 from nwslib.snapshots.store import open_population
 
@@ -195,7 +195,7 @@ def _rows(root: Path, file: Path, split: str) -> Iterator[_Row]:
 def _values(line: Line) -> tuple[Layout, dict[str, Any]]:
     """Read the hyper-parameters of a row, under our names."""
     rate = line.real("lrate")
-    if not is_positive(rate):
+    if not 0 < rate < math.inf:
         raise line.fault("lrate", f"a positive number is needed, not {line.text('lrate')!r}")
     if not line.switch("batch_norm"):
         raise line.fault("batch_norm", f"every network of the study has batch norm, not {line.text('batch_norm')!r}")

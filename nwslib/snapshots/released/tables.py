@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import math
 import os
 import stat
 import zlib
@@ -167,8 +166,3 @@ def size_inside(root: Path, file: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{file} is not a file")
     return found.st_size
-
-
-def is_positive(value: float) -> bool:
-    """Say whether a number is positive and finite."""
-    return 0 < value < math.inf
