@@ -68,6 +68,17 @@ def read_inr(
     -----
     Files are read with ``weights_only``, so that none can run code. Formats: github.com/AvivNavon/DWSNets and
     github.com/AllanYangZhou/nfn.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> torch.save({"0.weight": torch.zeros(1, 2), "0.bias": torch.zeros(1)}, f"{folder.name}/train_7.pth")
+    >>> [network] = read_inr(folder.name, "(?P<split>train|test)_(?P<label>[0-9])", dataset="mnist")
+    >>> network["label"].item(), network["weights"].shape
+    ('7', (1, 1, 3))
+    >>> folder.cleanup()
     """
     expression = re.compile(pattern)
     for name, given in (("dataset", dataset), ("split", split)):
