@@ -423,6 +423,7 @@ def test_what_is_not_known_stays_unknown(population, tmp_path):
     snapshots.write(tmp_path / "population", iter([one]))
     released.export_nws(tmp_path / "population", tmp_path / "out")
     [again] = released.read_nws(tmp_path / "out", "nws_train.csv")
+    assert np.isnan(np.fromfile(tmp_path / "out" / values(again, "path") / "stat.bin")[1])
     assert values(again, "steps") == -1
     assert np.isnan(values(again, "seconds"))
 
