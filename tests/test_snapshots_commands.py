@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -235,6 +236,58 @@ def test_a_merge_that_was_interrupted_goes_on(folder, other, tmp_path, monkeypat
     assert merge(tmp_path / "both", sources, renumber=renumber) == 0
     opened = [snapshots.open_population(tmp_path / name) for name in ("whole", "both")]
     assert snapshots.same(*opened) == []
+
+
+@pytest.mark.parametrize("written", [[2], [0, 12], [5, 6, 7, 8], range(1, 13)])
+def test_whatever_an_interruption_left_the_rest_gets_the_same_numbers(folder, other, tmp_path, monkeypatch, written):
+    merge(tmp_path / "whole", [folder, other], renumber=True)
+    networks = merging._networks
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "_networks", lambda entries: networks([entries[place] for place in written]))
+        merge(tmp_path / "both", [folder, other], renumber=True)
+    assert merge(tmp_path / "both", [folder, other], renumber=True) == 13 - len(written)
+    opened = [snapshots.open_population(tmp_path / name) for name in ("whole", "both")]
+    assert snapshots.same(*opened) == []
+
+
+_KILLED = """
+import os, signal, sys
+from nwslib.snapshots import merging, writer
+
+merging.SHARD_ROWS = writer.SHARD_ROWS = 3
+networks = merging._networks
+
+def killed(entries):
+    for place, network in enumerate(networks(entries)):
+        if place == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield network
+
+merging._networks = killed
+merging.merge(sys.argv[2], sys.argv[3:], renumber=True)
+"""
+
+
+@pytest.mark.parametrize("place", [1, 8])
+def test_a_merge_that_was_killed_goes_on(folder, other, tmp_path, place):
+    before = [_content(path) for path in (folder, other)]
+    merge(tmp_path / "whole", [folder, other], renumber=True)
+    ended = subprocess.run([sys.executable, "-c", _KILLED, str(place), tmp_path / "both", folder, other])
+    assert ended.returncode == -signal.SIGKILL
+    merge(tmp_path / "both", [folder, other], renumber=True)
+    opened = [snapshots.open_population(tmp_path / name) for name in ("whole", "both")]
+    assert snapshots.same(*opened) == []
+    assert main(["validate", str(tmp_path / "both")]) == 0
+    assert [_content(path) for path in (folder, other)] == before
+
+
+def test_more_populations_come_behind_those_that_are_there(folder, other, tmp_path):
+    merge(tmp_path / "both", [folder])
+    assert merge(tmp_path / "both", [other], renumber=True) == 5
+    merge(tmp_path / "whole", [folder, other], renumber=True)
+    opened = [snapshots.open_population(tmp_path / name) for name in ("whole", "both")]
+    assert snapshots.same(*opened) == []
+    assert merge(tmp_path / "both", [other, folder], renumber=True) == 0
 
 
 def test_a_network_that_failed_in_one_place_is_taken_from_another(folder, tmp_path):

@@ -69,10 +69,7 @@ def merge(target: str | Path, folders: Iterable[str | Path], *, renumber: bool =
     first = held if held.table["model"] else contents[0]
     for other in contents:
         _check_alike(first, other)
-    entries = _chosen(contents)
-    kept = _entries(held)
-    planned = _renumbered(entries, kept) if renumber else _sorted(entries, kept)
-    return write(target, _networks(planned))
+    return write(target, _networks(_planned(_chosen(contents), _entries(held), renumber)))
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,25 @@ def _fixed(attributes: Mapping[str, str]) -> dict[str, str | None]:
     return {f"attribute {name}": attributes.get(name) for name in ("properties", "not_measured", "keep_bits")}
 
 
+def _planned(entries: list[_Entry], held: list[_Entry], renumber: bool) -> list[_Entry]:
+    """Give the networks that the target lacks, with the row numbers and shards that they are to have.
+
+    Whatever the target got before an interruption, the others get the numbers that they would have got without it.
+    """
+    known, ids = {entry.id: entry for entry in held}, {entry.id for entry in entries}
+    others = [entry for entry in held if entry.id not in ids]
+    numbered = _numbered(entries, others) if renumber else _sorted(entries, held)
+    planned = numbered if not renumber and _fitting([*numbered, *others]) else _sharded(numbered, others)
+    missing = [entry for entry in planned if entry.id not in known]
+    places = {(entry.id, entry.model, entry.shard) for entry in held}
+    if all((entry.id, entry.model, entry.shard) in places for entry in planned if entry.id in known):
+        return missing
+    # The target was filled in another order: what it lacks comes behind what it has.
+    return _sharded(_numbered(missing, held) if renumber else missing, held)
+
+
 def _sorted(entries: list[_Entry], held: list[_Entry]) -> list[_Entry]:
-    """Keep all row numbers; put the networks that the target lacks in design order.
+    """Keep all row numbers, in design order.
 
     Raises
     ------
@@ -159,19 +173,18 @@ def _sorted(entries: list[_Entry], held: list[_Entry]) -> list[_Entry]:
                 f"row {entry.model} is network {other.id} in {other.folder}, but network {entry.id} in {entry.folder}. "
                 f"With --renumber (in Python renumber=True) networks get new row numbers"
             )
-    ids = {entry.id for entry in entries}
-    shards = Counter((entry.node, entry.shard) for entry in [*entries, *(one for one in held if one.id not in ids)])
-    missing = sorted((entry for entry in entries if entry.id not in known), key=lambda entry: entry.model)
-    fitting = max(shards.values()) <= SHARD_ROWS
-    return missing if fitting else _sharded(missing, held)
+    return sorted(entries, key=lambda entry: entry.model)
 
 
-def _renumbered(entries: list[_Entry], held: list[_Entry]) -> list[_Entry]:
-    """Number the networks that the target lacks, after those that it has."""
-    known = {entry.id for entry in held}
-    start = 1 + max((entry.model for entry in held), default=-1)
-    missing = [entry for entry in entries if entry.id not in known]
-    return _sharded([replace(entry, model=start + number) for number, entry in enumerate(missing)], held)
+def _numbered(entries: list[_Entry], before: list[_Entry]) -> list[_Entry]:
+    """Number networks in their order, behind others."""
+    start = 1 + max((entry.model for entry in before), default=-1)
+    return [replace(entry, model=start + number) for number, entry in enumerate(entries)]
+
+
+def _fitting(entries: list[_Entry]) -> bool:
+    """Say whether no shard has too many rows."""
+    return max(Counter((entry.node, entry.shard) for entry in entries).values()) <= SHARD_ROWS
 
 
 def _sharded(entries: list[_Entry], held: list[_Entry]) -> list[_Entry]:
