@@ -13,7 +13,7 @@ from bars import stripes
 from nwslib import snapshots, space
 from nwslib.population import draws, implementations, loop, networks, train
 from nwslib.population.lanes.crowd import Crowd
-from nwslib.population.slots import Slots, bank, member, rows
+from nwslib.population.slots import Sent, Slots, bank, member, rows
 
 LAYOUT = networks.cnn.layout(16, 3, 3, 2, 4, 32)
 DIMS = ("model", "snapshot", "weight")
@@ -263,6 +263,16 @@ def test_a_go_ends_before_the_last_step_of_an_epoch_and_after_it(bars):
     short, long = sorted(set(lengths))
     looks = {k * n + part for n in (short, long) for k in range(1, 3) for part in (-1, 0)}
     assert ends == sorted(end for end in looks if end <= 2 * lengths[0])
+
+
+def test_vectors_on_their_way_from_a_device_are_not_read_before_they_have_arrived():
+    earlier, later = torch.zeros(2, 3), torch.zeros(2, 3)
+    arrivals = [
+        SimpleNamespace(synchronize=lambda: earlier.fill_(1)),
+        SimpleNamespace(synchronize=lambda: later.fill_(5)),
+    ]
+    before, after = (Sent(host, arrived) for host, arrived in zip((earlier, later), arrivals, strict=True))
+    assert after[1].minus(before[0]).tolist() == [4, 4, 4]
 
 
 def test_workers_of_a_cluster_keep_updates(design, bars, population):
