@@ -216,7 +216,7 @@ def varying(design: xr.Dataset) -> list[str]:
     >>> varying(sample("nws_small", 50, seed=0, dataset="digits"))[:2]
     ['learning_rate', 'batch_size']
     """
-    return [name for name in PROPERTIES if len(np.unique(design[name].values)) > 1]
+    return [name for name in PROPERTIES if name in design and len(np.unique(design[name].values)) > 1]
 
 
 def row_keys(design: xr.Dataset) -> list[tuple]:

@@ -87,14 +87,11 @@ def test_values_may_be_changed_without_changing_the_file(places):
     np.testing.assert_array_equal(_lazy(places).values, WEIGHTS)
 
 
-def test_only_rows_that_are_asked_for_are_read(places, monkeypatch):
-    asked = []
-    reader = Reader()
-    monkeypatch.setattr(
-        Reader, "view", lambda self, *place, view=Reader.view: asked.append(place) or view(self, *place)
-    )
+def test_only_files_that_are_asked_for_are_read(places, monkeypatch):
+    asked, whole, reader = [], Reader.whole, Reader()
+    monkeypatch.setattr(Reader, "whole", lambda self, *place: asked.append(place) or whole(self, *place))
     _lazy(places, reader=reader).isel(model=[2, 4]).isel(weight=slice(0, 10)).load()
-    assert asked == [(path, "weights", row) for path, row in (places[2], places[4])]
+    assert set(asked) == {(path, "weights") for path, _ in (places[2], places[4])}
 
 
 def test_a_compressed_file_gives_the_same(places, tmp_path):

@@ -6,7 +6,7 @@ through the NetCDF library and touches only the pages asked for; any other one g
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import h5py
 import numpy as np
@@ -42,8 +42,8 @@ class Reader:
         # Maps don't travel: a copy, in this process or another, starts anew.
         return Reader, ()
 
-    def view(self, path: str, name: str, row: int) -> np.ndarray | None:
-        """Give one network's part of a variable as a view of the file, or None where the variable is in chunks.
+    def whole(self, path: str, name: str) -> np.ndarray | None:
+        """Give a variable as a view of the file, or None where it is in chunks.
 
         Raises
         ------
@@ -54,7 +54,12 @@ class Reader:
         """
         with _explained(path):
             offset, shape = self._places(path)[name]
-            return None if offset is None else np.ndarray(shape, _KNOWN[name].type, self._map(path), offset)[row]
+            return None if offset is None else np.ndarray(shape, _KNOWN[name].type, self._map(path), offset)
+
+    def view(self, path: str, name: str, row: int) -> np.ndarray | None:
+        """Give one network's part of a variable as a view of the file, or None where it is in chunks."""
+        whole = self.whole(path, name)
+        return None if whole is None else whole[row]
 
     def read(self, path: str, name: str, row: int, key: list, length: int) -> np.ndarray:
         """Read some of one network's part of a variable.
@@ -123,9 +128,31 @@ class Rows(BackendArray):
         positions = np.arange(self.shape[0])[models]
         one = _take(np.broadcast_to(self.dtype.type(0), self.shape[1:]), rest)
         found = np.empty((len(positions), *one.shape), self.dtype)
-        for place, position in enumerate(positions):
-            found[place] = self._row(position, rest)
+        file, _ = self._files
+        ends = [*(np.flatnonzero(np.diff(file[positions])) + 1).tolist(), len(positions)]
+        for first, last in zip([0, *ends], ends, strict=False):
+            self._fill(found[first:last], positions[first:last], rest)
         return found
+
+    def _fill(self, found: np.ndarray, positions: np.ndarray, key: list) -> None:
+        """Read networks that lie in one file: at once where they are a stretch of it."""
+        if not len(positions):
+            return
+        _, row = self._files
+        rows = row[positions]
+        whole = self.reader.whole(self.places[positions[0]][0], self.name)
+        if whole is not None and whole.shape[-1] == self.shape[-1] and (np.diff(rows) == 1).all():
+            found[:] = _take(whole[rows[0] : rows[-1] + 1], [slice(None), *key])
+        else:
+            for place, position in enumerate(positions.tolist()):
+                found[place] = self._row(position, key)
+
+    @cached_property
+    def _files(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number the files; give that of each network, and its row."""
+        numbers: dict[str, int] = {}
+        files = [numbers.setdefault(path, len(numbers)) for path, _ in self.places]
+        return np.array(files, "int64"), np.array([row for _, row in self.places], "int64")
 
     def _row(self, position: int, key: list) -> np.ndarray:
         return self.reader.read(*self._place(position), key, self.shape[-1])

@@ -250,7 +250,8 @@ def open_population(folder: str | Path) -> xr.DataTree:
     """
     contents = read_filled(Path(folder))
     reader = Reader()
-    nodes = {node: assemble(contents, node, rows, reader) for (node,), rows in contents.groups("node").items()}
+    columns = {name: contents.column(name) for name in contents.properties()}
+    nodes = {node: assemble(contents, node, rows, reader, columns) for (node,), rows in contents.groups("node").items()}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=contents.attributes()), **nodes})
 
 

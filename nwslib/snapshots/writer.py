@@ -252,6 +252,10 @@ class _Waiting:
     def __init__(self, networks: dict[str, xr.Dataset]) -> None:
         self.networks, self.reader = networks, Reader()
 
+    def whole(self, path: str, name: str) -> np.ndarray | None:
+        """Give a variable of a file, as `Reader.whole`."""
+        return self.networks[path].variables[name].values if path in self.networks else self.reader.whole(path, name)
+
     def view(self, path: str, name: str, row: int) -> np.ndarray | None:
         """Give one network's part of a variable, as `Reader.view`."""
         if path in self.networks:
