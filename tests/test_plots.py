@@ -349,11 +349,13 @@ def test_a_landscape_of_numbers_has_a_scale(population, ax):
 
 def test_distances_are_drawn_from_the_second_snapshot_on(population, ax):
     travelled = maps.distances(population)
+    travelled[:, 1] = 0  # nobody has moved at the second snapshot
     drawn(plots.distances(travelled, ax))
     assert ax.get_yscale() == "log"
     adam = travelled[(travelled["optimizer"] == "adam").values]
     thin, thick = ax.lines[: len(adam)], ax.lines[len(adam)]
     assert thin[0].get_xdata().tolist() == [*range(2, 21)]
-    np.testing.assert_array_equal([line.get_ydata() for line in thin], adam[:, 1:])
-    np.testing.assert_array_equal(thick.get_ydata(), adam[:, 1:].median("model"))
+    assert np.isnan([line.get_ydata()[0] for line in (*thin, thick)]).all()
+    np.testing.assert_array_equal([line.get_ydata()[1:] for line in thin], adam[:, 2:])
+    np.testing.assert_array_equal(thick.get_ydata()[1:], adam[:, 2:].median("model"))
     assert len(ax.lines) == travelled.sizes["model"] + 3

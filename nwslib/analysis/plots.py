@@ -532,8 +532,12 @@ def distances(travelled: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
     moments = travelled["snapshot"].values[1:]
     for place, (_, members) in enumerate(groups):
         colour, lines = PALETTE[place % len(PALETTE)], travelled.values[members, 1:]
-        ax.plot(moments, np.where(lines > 0, lines, np.nan).T, color=colour, linewidth=0.8, alpha=0.35)
-        ax.plot(moments, np.median(lines, axis=0), color=colour, linewidth=2.6)
+        for shown, look in (
+            (lines.T, {"linewidth": 0.8, "alpha": 0.35}),
+            (np.median(lines, axis=0), {"linewidth": 2.6}),
+        ):
+            # A network that has not moved yet has no place on a logarithmic axis.
+            ax.plot(moments, np.where(shown > 0, shown, np.nan), color=colour, **look)
     _key(ax, [(PALETTE[place % len(PALETTE)], _words(name)) for place, (name, _) in enumerate(groups)])
     ax.set(yscale="log", xlabel="snapshot", ylabel="distance from the start")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
