@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_info_fits_on_a_screen(tmp_path, capsys):
 
 def test_info_counts_what_is_not_merged_yet(tmp_path, capsys):
     assert main(["info", str(_unfinished(tmp_path, NETWORKS[:5]))]) == 0
-    assert "1 shards, 2 networks in parts, not merged yet" in capsys.readouterr().out
+    assert "1 shard, 2 networks in parts, not merged yet" in capsys.readouterr().out
 
 
 # validate
@@ -347,3 +348,29 @@ def test_a_copy_with_faults_is_told(folder, tmp_path, capsys):
     part.unlink()
     assert main(["convert", str(tmp_path / "broken"), str(tmp_path / "archive")]) == 2
     assert "00002.02.nc is missing, but manifest.json lists it" in capsys.readouterr().err
+
+
+# The page
+
+
+def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "book/reference/commands.md").read_text(encoding="utf-8")
+    shown = 0
+    for kind, block in re.findall(r"```(python|console)\n(.*?)```", page, re.DOTALL):
+        if kind == "python":
+            exec(block, {})
+            continue
+        command, _, output = block.partition("\n")
+        main(command.removeprefix("$ python -m nwslib.snapshots ").split())
+        printed = capsys.readouterr()
+        assert _timeless(printed.out + printed.err).replace(str(tmp_path), "/data") == _timeless(output)
+        shown += 1
+    assert shown == 7
+
+
+def _timeless(text):
+    """Leave out what differs from run to run or from version to version."""
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+|\d+\.\d+ s\b|library [\w.]+", "", text)
+    return re.sub(r"[\d.]+ MB|0\.\d\d of it", "", text)

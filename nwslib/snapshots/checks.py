@@ -37,6 +37,7 @@ _FILE = re.compile(
 )
 _SHARED = ("schema_version", "protocol_version", "parameters")
 _FACTS = ("sha256", "bytes", "rows", "node")
+_VECTORS = ("weights", *OPTIONAL_VARIABLES)
 _UNSOUND = ("diverged", "failed")  # only these may hold values that are not finite
 # A weight that leaves its path by this many powers of two for one snapshot was not trained there.
 _LEAP_UP, _LEAP_DOWN = 20, 60
@@ -534,37 +535,40 @@ def _network_faults(file: _File, row: int, seen: _Seen) -> Iterator[str]:
             values[name] = found
         else:
             yield f"{file.who(row)}: {name} can't be read: {found}"
-    yield from _sum_faults(file, row, values)
     who, sound = file.who(row), file.value("status", row) not in _UNSOUND
-    for name in ("weights", "updates"):
+    altered = _altered(file, row, values)
+    for name in _VECTORS:
         if name in values:
-            yield from (f"{who}: {text}" for text in _vector_faults(name, values[name], sound, file))
+            suspected = name in altered if file.sums else file.changed
+            found = list(_vector_faults(name, values[name], sound, suspected, file)) or altered.get(name, [])
+            yield from (f"{who}: {text}" for text in found)
     if "weights" in values:
         yield from _twin_faults(file, row, values["weights"], seen)
-    yield from (f"{who}: {text}" for text in _curve_faults(values, file.value("n_exports", row), sound, file))
+    found = list(_curve_faults(values, file.value("n_exports", row), sound, file)) or altered.get("curves", [])
+    yield from (f"{who}: {text}" for text in found)
 
 
-def _sum_faults(file: _File, row: int, values: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Compare what was read with the checksums that were taken when it was written."""
-    complete = len(values) == len(file.variables)
-    found = crc32(values)
+def _altered(file: _File, row: int, values: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Say what is not as it was written, by the checksums that were taken then."""
+    if len(values) < len(file.variables):  # the rest can't be read, which was told
+        values = {name: found for name, found in values.items() if name in _VECTORS}
+    found, altered = crc32(values), {}
     for name, sums in file.sums.items():
-        # What can't be read, or is not there, was told already.
-        known = name in found and (complete or name != "curves")
-        if known and isinstance(sums, list) and row < len(sums) and sums[row] != found[name]:
+        if name in found and isinstance(sums, list) and row < len(sums) and sums[row] != found[name]:
             what = "accuracies, losses or epochs" if name == "curves" else name
-            yield f"{file.who(row)}: its {what} are not those that were written: their CRC-32 is another"
+            altered[name] = [f"its {what} are not those that were written: their CRC-32 is another"]
+    return altered
 
 
-def _vector_faults(name: str, vectors: np.ndarray, sound: bool, file: _File) -> Iterator[str]:
-    """Check weights, or updates, of shape (s, w)."""
+def _vector_faults(name: str, vectors: np.ndarray, sound: bool, suspected: bool, file: _File) -> Iterator[str]:
+    """Check weights, or updates, of shape (s, w); look for single odd ones only where damage is suspected."""
     if sound and not np.isfinite(vectors).all():
         places = np.argwhere(~np.isfinite(vectors))
         yield (
             f"{len(places)} of its {name} are not finite, from {_place(file, places[0])} on, though it neither "
             f"diverged nor failed"
         )
-    elif file.changed and (leaps := _leaps(vectors)).size:
+    elif suspected and (leaps := _leaps(vectors)).size:
         snapshot, weight = leaps[0]
         yield f"{name} are impossible, {vectors[snapshot, weight]:.3g} in {_place(file, leaps[0])}: changed there?"
 

@@ -140,7 +140,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield _line("networks", f"{found['networks']:,}: {_listed(found['status'])}")
     yield _line("split", _listed(found["split"]))
     rounded = f", {found['keep_bits']} bits of each mantissa kept" if "keep_bits" in found else ""
-    yield _line("files", f"{files['shards']:,} shards{unmerged}, {size(files['bytes'])}")
+    yield _line("files", f"{files['shards']:,} shard{'s' * (files['shards'] != 1)}{unmerged}, {size(files['bytes'])}")
     yield _line("form", found["form"] + rounded)
     for name in ("source", "device", "created_at"):
         if name in found:
