@@ -357,10 +357,10 @@ def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "book/reference/commands.md").read_text(encoding="utf-8")
-    shown = 0
+    shown, names = 0, {}
     for kind, block in re.findall(r"```(python|console)\n(.*?)```", page, re.DOTALL):
         if kind == "python":
-            exec(block, {})
+            exec(block, names)
             continue
         command, _, output = block.partition("\n")
         main(command.removeprefix("$ python -m nwslib.snapshots ").split())
