@@ -690,3 +690,82 @@ def test_reading_populations_needs_no_torch(folder):
         "print([name for name in ('torch', 'numba', 'netCDF4') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code, folder], text=True) == "['netCDF4']\n"
+
+
+# Networks that are not from a design
+
+
+def _foreign(number, snapshots_kept=1, further="dropout"):
+    network = fake.network(DESIGN.isel(model=[number])).isel(snapshot=slice(snapshots_kept))
+    network = network.drop_vars(["batch_size", "decay", "width_fc"])
+    meaning = {"type": "float64", "units": "1", "meaning": "share of units that are dropped"}
+    return network.assign_coords({further: ("model", [0.1 * number])}).assign_attrs(
+        properties=json.dumps({further: meaning}), source="somebody's zoo", not_measured='["train_loss"]'
+    )
+
+
+def test_properties_that_others_have_come_back_with_their_meaning(tmp_path):
+    snapshots.write(tmp_path, [_foreign(number) for number in range(4)])
+    node = snapshots.networks(snapshots.open_population(tmp_path))
+    snapshots.validate(node)
+    assert node.sizes["snapshot"] == 1
+    np.testing.assert_allclose(node["dropout"], [0, 0.1, 0.2, 0.3])
+    assert node["dropout"].attrs == {"long_name": "share of units that are dropped", "units": "1"}
+    assert "batch_size" not in node.variables
+    assert node.attrs["source"] == "somebody's zoo"
+    assert set(snapshots.table(tmp_path).coords) >= {"dropout", "optimizer"}
+    snapshots.verify(tmp_path)
+    with pytest.raises(ValueError, match="have no property 'batch_size', so they were not trained from a design"):
+        snapshots.remaining(DESIGN, tmp_path)
+
+
+def test_architectures_may_have_other_properties_and_the_table_has_all(tmp_path):
+    other = next(fake.population(sample("nws_fixed", 9, seed=3).isel(model=[8])))
+    snapshots.write(tmp_path, [_foreign(0), other])
+    table = snapshots.table(tmp_path)
+    assert table["dropout"].values.tolist()[0] == 0
+    assert np.isnan(table["dropout"].values[1])
+    assert table["batch_size"].values.tolist() == [-1, other["batch_size"].item()]
+    nodes = {node.sizes["snapshot"]: node for node in snapshots.open_population(tmp_path).children.values()}
+    assert "dropout" in nodes[1].coords
+    assert "dropout" not in nodes[20].coords
+    assert "batch_size" in nodes[20].coords
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: _foreign(1, 2), "have snapshots 1, this one has 2. Choose another folder"),
+        (lambda: _foreign(1, 1, "momentum"), r"have properties .*'dropout'\), this one has .*'momentum'\)"),
+        (lambda: fake.network(DESIGN.isel(model=[1])).isel(snapshot=slice(1)), "have properties"),
+        (lambda: _foreign(1).assign_attrs(not_measured="[]"), "have another attribute 'not_measured'"),
+    ],
+)
+def test_networks_of_one_architecture_are_alike(tmp_path, other, message):
+    with pytest.raises(ValueError, match=message):
+        snapshots.write(tmp_path, [_foreign(0), other()])
+    assert snapshots.table(tmp_path)["model"].values.tolist() == [0]
+
+
+def test_a_part_that_was_removed_is_trained_again(tmp_path):
+    with pytest.raises(RuntimeError):
+        snapshots.write(tmp_path, _then(NETWORKS[:2], RuntimeError()), seconds=0)
+    next((tmp_path / "parts").glob("*.00000001.nc")).unlink()
+    assert snapshots.table(tmp_path)["model"].values.tolist() == [0]
+    assert 1 in snapshots.remaining(DESIGN, tmp_path)["model"].values
+    assert snapshots.write(tmp_path, NETWORKS) == 7
+    snapshots.verify(tmp_path)
+
+
+def test_a_folder_of_schema_1_0_is_read_and_continued(tmp_path, whole):
+    snapshots.write(tmp_path, NETWORKS[:6])
+    path = tmp_path / "manifest.json"
+    fields = json.loads(path.read_text())
+    fields["schema_version"] = "1.0"
+    for own in fields["nodes"].values():
+        del own["shape"]
+    path.write_text(json.dumps(fields))
+    assert snapshots.networks(snapshots.open_population(tmp_path)).sizes["model"] == 6
+    assert snapshots.write(tmp_path, NETWORKS) == 2
+    found = snapshots.same(snapshots.open_population(tmp_path), whole)
+    assert found == [f"{next(iter(whole.children))}: attribute schema_version differs"]
