@@ -212,7 +212,7 @@ def zarr_format(snapshots_per_chunk: int | None) -> Format:
         import zarr
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("zarr is not installed: pip install 'nwslib[benchmark]'") from error
-    # Weights are never all zero: to look for chunks that are costs a tenth of the time.
+    # Weights are never all zero: to look for chunks that are would only take time.
     zarr.config.set({"array.write_empty_chunks": True})
 
     def write(folder: Path, trained: Trained) -> None:

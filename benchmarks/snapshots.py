@@ -46,6 +46,8 @@ ARCHITECTURES = {
     (32, 5, 3, 2, 8, 128): 1,
 }
 SHARDS, SHARD_ROWS = 1000, 2
+#: How many networks of each collection are trained to be archived; as a snapshot is an evaluation, 20 epochs or more.
+TRAINED = {"nws_small": 64, "nws_fixed": 4}
 #: Bits of the mantissa, of 23, that the archive keeps.
 KEEP_BITS = (15, 11, 7)
 PACKAGES = ("numpy", "xarray", "netcdf4", "h5py", "torch", "zarr")
@@ -107,31 +109,37 @@ def _folder(text: str) -> Path:
 
 
 def _compare(place: Path, networks: int, repeats: int, rows: Sequence[str]) -> dict[str, float | str]:
-    """Measure all ways, row by row."""
+    """Measure all ways, row by row, and compare ours with each of the others."""
     ways = _ways()
     _check_room(place, len(ways) * networks)
     _allow_open_files(2 * networks)
     trained = formats.gather(population(networks))
     size = sum(vectors.nbytes for vectors in trained.vectors)
     print(f"{networks} networks of {trained.table['node'].nunique()} architectures, {size / 1e9:.2f} GB of weights")
-    seconds = {label: [] for label in ways}
-    for _ in range(repeats if "write" in rows else 1):
-        for label, way in ways.items():
-            seconds[label].append(_write(way, place / label, trained))
-    rates = {"write": {label: [size / 1e6 / one for one in values] for label, values in seconds.items()}}
-    asked = _requests(trained)
+    rounds = [
+        {label: size / 1e6 / _write(way, place / label, trained) for label, way in ways.items()}
+        for _ in range(repeats if "write" in rows else 1)
+    ]
+    ratios, asked = {}, _requests(trained)
+    if "write" in rows:
+        ratios["write"] = _table("write", rounds)
     del trained  # the files need the memory
     opened = {label: way.open(place / label) for label, way in ways.items()}
+    found: dict[str, float | str] = {}
     for row in [row for row in rows if row != "write"]:
         calls = {label: _call(row, opened[label], way, place / label, asked) for label, way in ways.items()}
         rounds = [{label: _rate(call, asked, row) for label, call in calls.items()} for _ in range(repeats + 1)]
-        rates[row] = {label: [one[label] for one in rounds[1:]] for label in ways}
-    return _ratios({row: rates[row] for row in rows})
+        ratios[row] = _table(row, rounds[1:])
+    if "runs" in rows:
+        found["runs_per_s"] = round(median(one["ours"] for one in rounds[1:]))
+    least = {row: min(others.values()) for row, others in ratios.items()}
+    found |= {f"{row}_vs_{label}": round(ratio, 3) for row in rows for label, ratio in ratios[row].items()}
+    return found | {"worst_vs_fastest": round(min(least.values()), 3), "worst_row": min(least, key=least.__getitem__)}
 
 
 def _ways() -> dict[str, Format]:
     try:
-        return {**formats.FORMATS, "zarr": formats.zarr_format(1), "zarr, whole": formats.zarr_format(None)}
+        return {**formats.FORMATS, "zarr": formats.zarr_format(1), "zarr_whole": formats.zarr_format(None)}
     except ModuleNotFoundError as error:
         print(f"zarr is left out: {error}")
         return dict(formats.FORMATS)
@@ -258,28 +266,16 @@ def _rate(call: Callable[[], object], asked: Requests, row: str) -> float:
     return calls * size[row] / seconds
 
 
-def _ratios(rates: Mapping[str, Mapping[str, list[float]]]) -> dict[str, float | str]:
-    """Print a table for each row, and compare ours with each of the others."""
-    found: dict[str, float | str] = {}
-    least: dict[str, float] = {}
-    for row, values in rates.items():
-        ours_over = {label: _ratio(values["ours"], one) for label, one in values.items()}
-        print(f"\n{row}: {ROWS[row]}")
-        for label, one in values.items():
-            spread = f"{median(one):>10,.0f} ({min(one):,.0f} to {max(one):,.0f})"
-            print(f"{label:>12} {spread}, ours over it {ours_over[label]:.2f}")
-        del ours_over["ours"]
-        found |= {f"{row}_vs_{label.replace(', ', '_')}": round(ratio, 3) for label, ratio in ours_over.items()}
-        least[row] = min(ours_over.values())
-    if "runs" in rates:
-        found["runs_per_s"] = round(median(rates["runs"]["ours"]))
-    found["worst_vs_fastest"] = round(min(least.values()), 3)
-    return found | {"worst_row": min(least, key=least.__getitem__)}
-
-
-def _ratio(first: list[float], second: list[float]) -> float:
-    """Give the median of the ratios within a repeat."""
-    return median(a / b for a, b in zip(first, second, strict=True))
+def _table(row: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Print the rates of a row, and give ours over each of the others: the median of the ratios within a round."""
+    print(f"\n{row}: {ROWS[row]}")
+    ratios = {}
+    for label in rounds[0]:
+        rates = [one[label] for one in rounds]
+        ratios[label] = median(one["ours"] / one[label] for one in rounds)
+        spread = f"{median(rates):>10,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        print(f"{label:>12} {spread}, ours over it {ratios[label]:.2f}", flush=True)
+    return {label: ratio for label, ratio in ratios.items() if label != "ours"}
 
 
 def _open_1000(folder: Path, repeats: int, shards: int = SHARDS) -> float:
@@ -301,22 +297,21 @@ def _open_1000(folder: Path, repeats: int, shards: int = SHARDS) -> float:
     return round(median(seconds), 3)
 
 
-def _archive(folder: Path, networks: int = 64, max_epochs: int = 40) -> dict[str, float]:
-    """Train networks, and give the size of their archive as a share of their float32 weights."""
+def _archive(folder: Path, collections: Mapping[str, int] = TRAINED, max_epochs: int = 25) -> dict[str, float]:
+    """Train networks, and give the size of their archive, with all its files, as a share of their float32 weights."""
     size = 0
-    for collection, count in (("nws_small", networks), ("nws_fixed", -(-networks // 16))):
-        design = space.sample(collection, count, seed=0, dataset=["digits", "patches"])
+    for collection, networks in collections.items():
+        design = space.sample(collection, networks, seed=0, dataset="digits")
         finished = train(design, images.for_design(design), max_epochs=max_epochs, progress=False)
         snapshots.write(folder / collection, finished)
-        size += sum(node["weights"].nbytes for node in snapshots.open_population(folder / collection).children.values())
-    ways = {"archive_ratio": None} | {f"archive_ratio_{bits}_bits": bits for bits in KEEP_BITS}
+        size += snapshots.networks(snapshots.open_population(folder / collection))["weights"].nbytes
     print(f"\narchive: {size / 1e6:.1f} MB of weights of trained networks")
     found = {}
-    for name, bits in ways.items():
-        for collection in ("nws_small", "nws_fixed"):
+    for name, bits in {"archive_ratio": None, **{f"archive_ratio_{bits}_bits": bits for bits in KEEP_BITS}}.items():
+        for collection in collections:
             snapshots.convert(folder / collection, folder / name / collection, form="archive", keep_bits=bits)
         found[name] = round(_bytes(folder / name) / size, 4)
-        print(f"{'lossless' if bits is None else f'{bits} bits kept':>14} {found[name]:.3f} of float32")
+        print(f"{'lossless' if bits is None else f'{bits} bits kept':>14} {found[name]:.3f} of float32", flush=True)
     return found
 
 

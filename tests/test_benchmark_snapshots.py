@@ -10,7 +10,7 @@ from benchmarks import formats, snapshots
 from nwslib.snapshots import fake
 from nwslib.space import sample
 
-WAYS = [*formats.FORMATS, "zarr", "zarr, whole"]
+WAYS = [*formats.FORMATS, "zarr", "zarr_whole"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_last_line_is_one_json_object(tmp_path, monkeypatch, capsys):
 def test_shards_are_opened_and_archives_made(tmp_path):
     assert snapshots._open_1000(tmp_path / "shards", 1, shards=30) > 0
     assert len([*(tmp_path / "shards").glob("*.nc")]) == 30
-    found = snapshots._archive(tmp_path / "archives", networks=2, max_epochs=3)
+    found = snapshots._archive(tmp_path / "archives", {"nws_small": 2}, max_epochs=3)
     assert found["archive_ratio"] > found["archive_ratio_11_bits"] > found["archive_ratio_7_bits"] > 0
 
 
