@@ -1,7 +1,7 @@
 """Speed and size of the store of snapshots: ours against the other ways to keep networks on disk.
 
-All ways are measured in turn in one run, so that a change of the machine's speed meets all alike. Reads are warm: a
-first round, which does not count, has read what the others read.
+All ways are measured in turn in one run, so that a change of the machine's speed meets all alike. Reads are warm: what
+is read was read just before, for memory may not hold the files of all ways at once.
 """
 
 import argparse
@@ -38,6 +38,8 @@ ROWS = {
 }
 LENGTH = 5000
 SECONDS = 0.5
+WARMING = 1.5  # seconds at most
+BATCHES = 8
 #: Image size, filter size, depths and widths, and how many of 16 networks: 22,000 weights on average.
 ARCHITECTURES = {
     (16, 3, 3, 2, 4, 48): 6,
@@ -128,10 +130,10 @@ def _compare(place: Path, networks: int, repeats: int, rows: Sequence[str]) -> d
     found: dict[str, float | str] = {}
     for row in [row for row in rows if row != "write"]:
         calls = {label: _call(row, opened[label], way, place / label, asked) for label, way in ways.items()}
-        rounds = [{label: _rate(call, asked, row) for label, call in calls.items()} for _ in range(repeats + 1)]
-        ratios[row] = _table(row, rounds[1:])
+        rounds = [{label: _rate(call, asked, row) for label, call in calls.items()} for _ in range(repeats)]
+        ratios[row] = _table(row, rounds)
     if "runs" in rows:
-        found["runs_per_s"] = round(median(one["ours"] for one in rounds[1:]))
+        found["runs_per_s"] = round(median(one["ours"] for one in rounds))
     least = {row: min(others.values()) for row, others in ratios.items()}
     found |= {f"{row}_vs_{label}": round(ratio, 3) for row in rows for label, ratio in ratios[row].items()}
     return found | {"worst_vs_fastest": round(min(least.values()), 3), "worst_row": min(least, key=least.__getitem__)}
@@ -217,7 +219,7 @@ def _write(way: Format, folder: Path, trained: Trained) -> float:
     return time.perf_counter() - start
 
 
-def _requests(trained: Trained, batches: int = 16, networks: int = 32) -> Requests:
+def _requests(trained: Trained, networks: int = 32) -> Requests:
     """Draw networks, and a run of each network's weights, for a number of batches."""
     random, table = np.random.default_rng(0), trained.table
     nodes = {
@@ -225,13 +227,13 @@ def _requests(trained: Trained, batches: int = 16, networks: int = 32) -> Reques
         for node, group in table.groupby("node", sort=False)
     }
     everyone = [(node, place) for node, (m, _, _) in nodes.items() for place in range(m)]
-    chosen = [[everyone[k] for k in random.integers(0, len(everyone), networks)] for _ in range(batches)]
+    chosen = [[everyone[k] for k in random.integers(0, len(everyone), networks)] for _ in range(BATCHES)]
 
     def runs(node: str) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
         m, s, w = nodes[node]
         return node, random.permutation(m), random.integers(0, s, m), random.integers(0, w - LENGTH + 1, m)
 
-    return Requests(nodes, chosen, [[runs(node) for node in nodes] for _ in range(batches)])
+    return Requests(nodes, chosen, [[runs(node) for node in nodes] for _ in range(BATCHES)])
 
 
 def _call(row: str, opened: Opened, way: Format, folder: Path, asked: Requests) -> Callable[[], object]:
@@ -241,7 +243,7 @@ def _call(row: str, opened: Opened, way: Format, folder: Path, asked: Requests) 
         nowhere = np.zeros(1, "int64")
         return lambda: way.open(folder).runs(first, nowhere, nowhere, nowhere, LENGTH)
     if row == "snapshot":
-        steps = cycle(range(asked.nodes[first][1]))
+        steps = cycle(np.linspace(0, asked.nodes[first][1] - 1, BATCHES).astype(int).tolist())
         return lambda: (step := next(steps), [opened.snapshot(node, step) for node in asked.nodes])
     if row == "network":
         networks = cycle(asked.networks)
@@ -251,7 +253,11 @@ def _call(row: str, opened: Opened, way: Format, folder: Path, asked: Requests) 
 
 
 def _rate(call: Callable[[], object], asked: Requests, row: str) -> float:
-    """Measure over about half a second, in the unit of the row."""
+    """Measure over about half a second, in the unit of the row, after each batch was read once."""
+    start = time.perf_counter()
+    for _ in range(BATCHES):
+        if time.perf_counter() - start < WARMING:
+            call()
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
         call()
