@@ -549,6 +549,10 @@ def test_a_truncated_or_missing_manifest_hides_no_other_fault(folder):
         (lambda fields: fields.pop("schema_version"), ["not the manifest of a population: it has no schema version"]),
         (lambda fields: fields.pop("table"), ["'table' is missing"]),
         (lambda fields: fields.update(nodes=7), ["'nodes' is missing, or not what it should be"]),
+        (
+            lambda fields: [own.pop("device") for own in fields["nodes"].values()],
+            ["cnn-.{8} has no attribute 'device'"],
+        ),
         (lambda fields: fields["table"]["id"].pop(), ["column 'id' of the table has 7 entries, the others have 8"]),
         (lambda fields: fields["table"].pop("status"), ["the table has no column 'status'"]),
         (
