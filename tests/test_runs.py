@@ -1,3 +1,6 @@
+import json
+import os
+
 import numpy as np
 import pytest
 
@@ -41,6 +44,9 @@ def test_runs_of_some_networks_snapshots_and_weights(node):
     places = _places(50, 20, weights.shape)
     found = snapshots.take_runs(node.isel(some), *places, 20)
     np.testing.assert_array_equal(found, _plain(weights, *places, 20))
+    last = node.isel(weight=slice(-500, None))
+    places = _places(50, 20, last["weights"].shape)
+    np.testing.assert_array_equal(snapshots.take_runs(last, *places, 20), _plain(WEIGHTS[..., -500:], *places, 20))
     thin = node.isel(weight=slice(None, None, 2))
     places = _places(50, 20, thin["weights"].shape)
     np.testing.assert_array_equal(snapshots.take_runs(thin, *places, 20), _plain(WEIGHTS[..., ::2], *places, 20))
@@ -67,6 +73,21 @@ def test_places_are_whole_numbers(node):
         snapshots.take_runs(node, [0], [0], [0], 5, variable="updates")
     with pytest.raises(ValueError, match="take_runs needs 'weights'"):
         snapshots.take_runs(node.isel(model=0), [0], [0], [0], 5)
+
+
+def test_runs_from_files_of_both_forms(tmp_path):
+    snapshots.write(tmp_path / "working", NETWORKS)
+    snapshots.convert(tmp_path / "working", tmp_path / "mixed")
+    for shard in (tmp_path / "working").glob("*.64.nc"):  # the other stays an archive
+        os.replace(shard, tmp_path / "mixed" / shard.name)
+    manifest = tmp_path / "mixed/manifest.json"
+    facts = json.loads((tmp_path / "working/manifest.json").read_text())["files"]
+    fields = json.loads(manifest.read_text())
+    fields["files"] |= {name: fact for name, fact in facts.items() if ".64." in name}
+    manifest.write_text(json.dumps(fields))
+    node = snapshots.networks(snapshots.open_population(tmp_path / "mixed"))
+    places = _places(100, 40)
+    np.testing.assert_array_equal(snapshots.take_runs(node, *places, 40), _plain(WEIGHTS, *places, 40))
 
 
 def test_only_the_runs_are_read(tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ class Rows(BackendArray):
         positions = np.arange(self.shape[0])[models]
         one = _take(np.broadcast_to(self.dtype.type(0), self.shape[1:]), rest)
         found = np.empty((len(positions), *one.shape), self.dtype)
-        file, _ = self._files
+        file, _ = self.files
         ends = [*(np.flatnonzero(np.diff(file[positions])) + 1).tolist(), len(positions)]
         for first, last in zip([0, *ends], ends, strict=False):
             self._fill(found[first:last], positions[first:last], rest)
@@ -138,7 +138,7 @@ class Rows(BackendArray):
         """Read networks that lie in one file: at once where they are a stretch of it."""
         if not len(positions):
             return
-        _, row = self._files
+        _, row = self.files
         rows = row[positions]
         whole = self.reader.whole(self.places[positions[0]][0], self.name)
         if whole is not None and whole.shape[-1] == self.shape[-1] and (np.diff(rows) == 1).all():
@@ -147,11 +147,20 @@ class Rows(BackendArray):
             for place, position in enumerate(positions.tolist()):
                 found[place] = self._row(position, key)
 
+    def flat(self, file: int) -> np.ndarray | None:
+        """Give all that the variable has in a file, one after the other, or None where the file holds it in chunks."""
+        whole = self.reader.whole(self._paths[file], self.name)
+        return None if whole is None else whole.reshape(-1)
+
     @cached_property
-    def _files(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number the files; give that of each network, and its row."""
-        numbers: dict[str, int] = {}
-        files = [numbers.setdefault(path, len(numbers)) for path, _ in self.places]
+    def _paths(self) -> list[str]:
+        return list(dict.fromkeys(path for path, _ in self.places))
+
+    @cached_property
+    def files(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number the files; give that of each network, and its row, each (m,)."""
+        numbers = {path: number for number, path in enumerate(self._paths)}
+        files = [numbers[path] for path, _ in self.places]
         return np.array(files, "int64"), np.array([row for _, row in self.places], "int64")
 
     def _row(self, position: int, key: list) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Runs of consecutive weights, cut from many networks at once and straight from their files."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 import xarray as xr
+from xarray.core.indexing import LazilyIndexedArray
 
-from nwslib.snapshots.lazy import networks_of
+from nwslib.snapshots.lazy import Rows, networks_of
 
 
 def take_runs(
@@ -67,14 +71,46 @@ def take_runs(
         which = places[:, outside[0]].tolist() if len(outside) else "any"
         raise IndexError(f"no run of {length} weights lies at model, snapshot, weight {which} of {data.shape}")
     runs = np.empty((places.shape[1], length), data.dtype)
-    network = networks_of(data)
-    before, values = -1, None
+    if (found := _in_files(data, places)) is None:
+        _cut_from_networks(runs, networks_of(data), places)
+    else:
+        _cut_from_files(runs, *found)
+    return runs
+
+
+def _in_files(weights: xr.Variable, places: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray] | None:
+    """Say in which file each run begins, and at which of its weights; None if these are not simply files."""
+    lazy = weights._data
+    if not isinstance(lazy, LazilyIndexedArray) or not isinstance(lazy.array, Rows):
+        return None
+    rows, (models, snapshots, span) = lazy.array, lazy.key.tuple
+    steps, size = rows.shape[1:]
+    network, snapshot = np.arange(rows.shape[0])[models][places[0]], np.arange(steps)[snapshots][places[1]]
+    files, row = (numbers[network] for numbers in rows.files)
+    simple = isinstance(span, slice) and span.step in (None, 1)
+    if not simple or any(rows.flat(file) is None for file in np.unique(files).tolist()):
+        return None
+    return rows, files, (row * steps + snapshot) * size + span.indices(size)[0] + places[2]
+
+
+def _cut_from_files(runs: np.ndarray, rows: Rows, file: np.ndarray, first: np.ndarray) -> None:
+    """Go through one file after the other, each from its start to its end."""
+    order, length = np.lexsort((first, file)), runs.shape[1]
+    ends = [0, *(np.flatnonzero(np.diff(file[order])) + 1).tolist(), len(order)]
+    for begin, end in pairwise(ends):
+        if begin < end:
+            some, flat = order[begin:end], rows.flat(file[order[begin]])
+            for place, start in zip(some.tolist(), first[some].tolist(), strict=True):
+                runs[place] = flat[start : start + length]
+
+
+def _cut_from_networks(runs: np.ndarray, network: Callable[[int], np.ndarray], places: np.ndarray) -> None:
+    before, values, length = -1, None, runs.shape[1]
     order = np.argsort(places[0], kind="stable")
     for place, m, s, w in zip(order.tolist(), *places[:, order].tolist(), strict=True):
         if m != before:
             before, values = m, network(m)
         runs[place] = values[s, w : w + length]
-    return runs
 
 
 def _whole(positions: np.ndarray) -> np.ndarray:

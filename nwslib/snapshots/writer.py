@@ -132,7 +132,7 @@ class _Shelf:
         self.bytes = 0
         self.oldest = np.inf  # when the first of those that wait came
         self.disk = ThreadPoolExecutor(1)  # waits for the disk while the next file is written
-        self.begun: deque[tuple[Future, list[int], str]] = deque()
+        self.begun: deque[tuple[Future, tuple[str, int], list[int], str]] = deque()
         self.replaced: set[str] = set()
         self.unlisted = False  # whether there is something that the manifest does not tell
         self.listed = self.cost = 0.0
@@ -199,7 +199,8 @@ class _Shelf:
 
     def merge(self, key: tuple[str, int]) -> None:
         """Put the networks of a shard, wherever they lie, into one file."""
-        self.settle()
+        # The next file is written while the last one waits for the disk; but a shard's own files come one by one.
+        self.settle(keep=0 if key in [begun for _, begun, _, _ in self.begun] else 1)
         contents, (node, shard) = self.contents, key
         rows = sorted(self.shards[key], key=contents.table["model"].__getitem__)
         contents.nodes[node]["created_at"] = now()
@@ -216,17 +217,17 @@ class _Shelf:
     def begin(self, key: tuple[str, int], dataset: xr.Dataset, rows: list[int], name: str) -> None:
         """Write a file, and have somebody else wait for the disk."""
         finish = files.begin(dataset, self.contents.folder / name)
-        self.begun.append((self.disk.submit(finish), rows, name))
+        self.begun.append((self.disk.submit(finish), key, rows, name))
         left = [row for row in self.waiting.pop(key, []) if row not in rows]
         if left:
             self.waiting[key] = left
         self.oldest = self.oldest if self.waiting else np.inf
         self.unlisted = True
 
-    def settle(self) -> None:
-        """Wait until the files that were begun are on the disk, and let their networks go."""
-        while self.begun:
-            future, rows, name = self.begun.popleft()
+    def settle(self, keep: int = 0) -> None:
+        """Wait until all but some of the files that were begun are on the disk, and let their networks go."""
+        while len(self.begun) > keep:
+            future, _, rows, name = self.begun.popleft()
             facts = future.result()
             parts = {self.contents.table["file"][row] for row in rows if row in self.networks}
             self.replaced |= place(self.contents, rows, name, facts) - parts - {name}
