@@ -90,7 +90,8 @@ class Contents:
     shapes
         What else its networks have alike, by its name.
     files
-        ``sha256``, ``bytes``, ``rows`` and ``node`` of each shard and each part that the manifest lists, by its name.
+        ``sha256``, ``bytes``, ``rows`` and ``node`` of each shard and each part that the manifest lists, by its name,
+        and ``crc32`` of its networks.
     table
         Columns with one entry per network: coordinates, `RESULTS`, ``node``, and ``file``, which is a shard or a part.
         None where a network has no such property.
@@ -441,7 +442,9 @@ def _parse(folder: Path, text: bytes) -> Contents:
             {node: _attributes(own) for node, own in fields["nodes"].items()},
             {node: Shape() if shape is None else _shape(shape) for node, shape in shapes.items()},
             {
+                # Populations that were written before schema 1.1 have no checksums of networks.
                 name: {key: facts[key] for key in ("sha256", "bytes", "rows", "node")}
+                | {"crc32": facts.get("crc32", {})}
                 for name, facts in fields["files"].items()
             },
             {name: fields["table"][name] for name in dict.fromkeys([*_TABLE, *fields["table"]])},

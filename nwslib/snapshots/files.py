@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
+from nwslib.snapshots.checksums import crc32
 from nwslib.snapshots.layout import LABELS, Layout
 from nwslib.snapshots.lazy import networks_of
 from nwslib.snapshots.schema import ATTRIBUTES, CONVENTIONS, OPTIONAL_ATTRIBUTES, OPTIONAL_VARIABLES, VARIABLES
@@ -49,7 +50,7 @@ def save(dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int 
     Returns
     -------
     dict
-        ``sha256`` and ``bytes`` of the file.
+        ``sha256`` and ``bytes`` of the file, and ``crc32`` of each network, by variable, in the file's order.
 
     Raises
     ------
@@ -69,13 +70,15 @@ def begin(
     check_form(form, keep_bits)
     temporary = path.with_name(f".{path.name}.tmp")
     with _explained(path, temporary):
-        _write(dataset, temporary, form, keep_bits)
+        sums = _write(dataset, temporary, form, keep_bits)
 
     def finish() -> dict[str, Any]:
         with _explained(path, temporary), ThreadPoolExecutor(1) as beside:
             digest = beside.submit(facts_of, temporary)  # takes as long as the disk
-            _put(temporary, path)
-            return digest.result()
+            sync(temporary)
+            facts = digest.result()
+            _rename(temporary, path)
+            return facts | {"crc32": sums}
 
     return finish
 
@@ -138,7 +141,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with _explained(path, temporary):
         temporary.write_text(text, encoding="utf-8")
-        _put(temporary, path)
+        sync(temporary)
+        _rename(temporary, path)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) -> None:
+def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) -> dict[str, list[int]]:
     attributes = {"Conventions": CONVENTIONS}
     attributes |= {name: dataset.attrs[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in dataset.attrs}
     attributes |= {} if keep_bits is None else {"keep_bits": str(keep_bits)}
@@ -181,11 +185,18 @@ def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) ->
         # All definitions before all data: going back and forth costs a flush each time.
         for name, variable in values.items():
             _define(file, name, variable, labels, form, keep_bits)
+        sums: dict[str, list[int]] = {}
         for name, variable in values.items():
             if name in _VECTORS:
-                _write_vectors(file[name], variable, keep_bits)
-            else:
-                file[name][:] = variable.values
+                sums[name] = _write_vectors(file[name], variable, keep_bits)
+                continue
+            file[name][:] = found = variable.values
+            if name in VARIABLES:
+                more = [crc32({name: row})["curves"] for row in found]
+                sums["curves"] = [
+                    one ^ other for one, other in zip(sums.get("curves", [0] * len(more)), more, strict=True)
+                ]
+    return sums
 
 
 def _define(
@@ -210,11 +221,14 @@ def _define(
     stored.set_auto_chartostring(False)
 
 
-def _write_vectors(stored: netCDF4.Variable, variable: xr.Variable, keep_bits: int | None) -> None:
-    network = networks_of(variable)
+def _write_vectors(stored: netCDF4.Variable, variable: xr.Variable, keep_bits: int | None) -> list[int]:
+    """Write one network after the other, and give the checksum of each."""
+    network, sums = networks_of(variable), []
     for row in range(variable.shape[0]):
         values = np.asarray(network(row))
-        stored[row] = values if keep_bits is None else bit_round(values, keep_bits)
+        stored[row] = values = values if keep_bits is None else bit_round(values, keep_bits)
+        sums.append(crc32({stored.name: values})[stored.name])
+    return sums
 
 
 @lru_cache(64)  # text of every weight, and the same in each shard of an architecture
@@ -236,8 +250,7 @@ def _characters(variable: xr.Variable) -> xr.Variable:
     return xr.Variable((*variable.dims, f"string{text.itemsize}"), letters, attributes)
 
 
-def _put(temporary: Path, path: Path) -> None:
-    sync(temporary)
+def _rename(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
     sync(path.parent)
 
