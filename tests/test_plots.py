@@ -359,3 +359,22 @@ def test_distances_are_drawn_from_the_second_snapshot_on(population, ax):
     np.testing.assert_array_equal([line.get_ydata()[1:] for line in thin], adam[:, 2:])
     np.testing.assert_array_equal(thick.get_ydata()[1:], adam[:, 2:].median("model"))
     assert len(ax.lines) == travelled.sizes["model"] + 3
+
+
+def test_an_explained_share_is_one_line_over_a_dotted_zero(ax):
+    found = table(lengths=(7, 1, 3), methods=("ridge",)).isel(reading=slice(3)).rename(accuracy="r2")
+    found["low"][0] = -0.6
+    drawn(plots.r2_by(found, "length", ax))
+    line, zero = ax.lines
+    assert line.get_xdata().tolist() == [1, 3, 7]
+    np.testing.assert_array_equal(line.get_ydata(), found.sortby("length")["r2"])
+    assert set(zero.get_ydata()) == {0}
+    assert ax.get_ylim()[0] == -0.6
+    assert texts(ax) == ["activation"]
+    with pytest.raises(ValueError, match=r"unknown variable 'lenght'. Did you mean 'length'"):
+        plots.r2_by(found, "lenght", ax)
+    with pytest.raises(ValueError, match="property is not a number"):
+        plots.r2_by(found, "property", ax)
+    found["property"][1] = "dataset"
+    with pytest.raises(ValueError, match="one property: the table has activation, dataset"):
+        plots.r2_by(found, "length", ax)

@@ -216,11 +216,9 @@ def accuracy_by(table: xr.Dataset, x: str, ax: Axes, by: str = "property") -> Ax
     ValueError
         If `x` or `by` is no variable of the table, or `x` is not numerical.
     """
-    for name in (x, by):
-        if name not in table:
-            raise ValueError(f"unknown variable {name!r}. {nearest(name, table.data_vars)}")
-    if table[x].dtype.kind not in "fi":
-        raise ValueError(f"{x} is not a number in this table: choose another x")
+    _check_number(table, x)
+    if by not in table:
+        raise ValueError(f"unknown variable {by!r}. {nearest(by, table.data_vars)}")
     ends, lines = [], table.groupby(by)
     shade = 0.16 if len(lines) <= 3 else 0.07  # many bands overlap
     for place, (name, rows) in enumerate(lines):
@@ -695,6 +693,44 @@ def growth(seconds: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def r2_by(table: xr.Dataset, x: str, ax: Axes) -> Axes:
+    """Draw how much of a number is explained, R2, against a parameter of the reading, with its 95 % interval.
+
+    Parameters
+    ----------
+    table
+        From `nwslib.analysis.scores.table`, of numbers; readings of one property.
+    x
+        A numerical variable of the table; logarithmic as in `accuracy_by`.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        One line, named at its end; dotted: 0, what the mean of the test networks explains.
+
+    Raises
+    ------
+    ValueError
+        If `x` is no numerical variable of the table, or there are several properties.
+    """
+    _check_number(table, x)
+    names = np.unique(table["property"].values).tolist()
+    if len(names) > 1:
+        raise ValueError(f"a line is one property: the table has {', '.join(names)}")
+    line = table.sortby(x)
+    places, colour = line[x].values, PALETTE[0]
+    ax.fill_between(places, line["low"].values, line["high"].values, color=colour, alpha=0.16, linewidth=0)
+    ax.plot(places, line["r2"].values, color=colour, marker="o", markersize=4)
+    ax.axhline(0, color=colour, linewidth=1.2, linestyle=(0, (1, 2.5)))
+    _scale(ax, np.unique(places))
+    ax.set(ylim=(min(-0.05, line["low"].min().item()), 1.02), xlabel=_words(x), ylabel="R² (dotted: chance)")
+    _name_ends(ax, [(places[-1], line["r2"].values[-1], _words(names[0]), colour)])
+    ax.yaxis.grid(True)
+    return ax
+
+
 def _words(name: object) -> str:
     return str(name).replace("_", " ")
 
@@ -704,6 +740,13 @@ def _percent(axis: mpl.axis.Axis, ax: Axes) -> Axes:
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(True)
     return ax
+
+
+def _check_number(table: xr.Dataset, name: str) -> None:
+    if name not in table:
+        raise ValueError(f"unknown variable {name!r}. {nearest(name, table.data_vars)}")
+    if table[name].dtype.kind not in "fi":
+        raise ValueError(f"{name} is not a number in this table: choose another x")
 
 
 def _scale(ax: Axes, values: np.ndarray) -> None:
