@@ -13,7 +13,7 @@ NOTEBOOKS := $(wildcard book/*.ipynb book/*/*.ipynb)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint reference clean profile
+.PHONY: help book test lint reference release clean profile
 
 help: ## list the commands
 	@echo "make COMMAND [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)]"
@@ -36,6 +36,16 @@ reference: ## make the reference book and archive its results in results/referen
 	@$(MAKE) --no-print-directory book PROFILE=reference
 	mkdir -p results/reference
 	cp _run/reference/results/*.nc results/reference/
+
+# Population and length of the design are those of the profile's parameters.
+release: profile $(INSTALLED) ## pack the population that `make book` trained for a data repository
+	@folder=$$(sed -n 's/^population_folder: *//p' params/$(PROFILE)/population.yaml); \
+	if test -d "$$folder"; then \
+	  $(BIN)/python -m nwslib.snapshots release "$$folder" "_run/$(PROFILE)/release/$${folder##*/}" \
+	    --rows $$(sed -n 's/^networks: *//p' params/$(PROFILE)/population.yaml) $(RELEASE); \
+	else \
+	  echo "error: there is no population in $$folder yet; make it: make book PROFILE=$(PROFILE)"; exit 1; \
+	fi
 
 clean: ## remove what was built and executed; trained populations stay in _run
 	rm -rf $(foreach part,book failed html html.old kernel site stage working build.log,_run/*/$(part))

@@ -1,16 +1,18 @@
-"""The commands for populations on disk: look at one, check it, merge several, convert one."""
+"""The commands for populations on disk: look at one, check it, merge several, convert one, make it public."""
 
 import argparse
 import json
 import os
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 from nwslib.snapshots.checks import faults
 from nwslib.snapshots.files import FORMS
 from nwslib.snapshots.merging import merge
+from nwslib.snapshots.release import AUTHORS, LICENCES, release
 from nwslib.snapshots.store import convert
 from nwslib.snapshots.summary import lines, size, summary
 
@@ -19,6 +21,7 @@ _EXAMPLES = {
     "validate": "validate population",
     "merge": "merge everything machine-1 machine-2 machine-3",
     "convert": "convert population archive --form archive --keep-bits 10",
+    "release": 'release population to-be-published --title "What weights tell" --author "Family, Given"',
 }
 
 
@@ -86,13 +89,31 @@ def _convert(source: str, target: str, form: str, keep_bits: int | None, validat
     return _validate(target) if validate else 0
 
 
-_COMMANDS = {"info": _info, "validate": _validate, "merge": _merge, "convert": _convert}
+def _release(folder: str, target: str, **said: Any) -> int:
+    begin = time.monotonic()
+    found = release(folder, target, **said)
+    for fault in found:
+        print(fault)
+    before, after = (summary(one) for one in (folder, target))
+    larger, smaller = before["files"]["bytes"], after["files"]["bytes"]
+    print(
+        f"{target}: {after['networks']:,} networks; {size(larger)} became {size(smaller)}, {smaller / larger:.2f} of "
+        f"it, {time.monotonic() - begin:.1f} s"
+    )
+    if found:
+        print(f"{target} has {len(found):,} fault{'s' * (len(found) > 1)}; its data card tells them")
+        return 1
+    print(f"next: read {target}/README.md, add what you know beyond it, and give the folder to a data repository")
+    return 0
+
+
+_COMMANDS = {"info": _info, "validate": _validate, "merge": _merge, "convert": _convert, "release": _release}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m nwslib.snapshots",
-        description="Look at a population on disk, check it, merge several, or convert one.",
+        description="Look at a population on disk, check it, merge several, convert one, or make it public.",
         epilog="\n".join(["examples:", *(f"  python -m nwslib.snapshots {example}" for example in _EXAMPLES.values())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -114,7 +135,30 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-bits", type=int, metavar="N", help="in an archive, round weights to so many bits of the mantissa"
     )
     convert.add_argument("--no-validate", action="store_false", dest="validate", help="leave the copy unchecked")
+    _add_release(commands)
     return parser
+
+
+def _add_release(commands: argparse._SubParsersAction) -> None:
+    release = _command(
+        commands, "release", "make an archive with checksums, data card and citation; exit status 1 at a fault"
+    )
+    release.add_argument("folder", help="where the population lies; stays as it is")
+    release.add_argument("target", help="made where it does not exist; goes on where it was interrupted")
+    release.add_argument("--title", help="of the data set (default: how many networks of which family)")
+    release.add_argument(
+        "--licence", metavar="SPDX", help=f"of the weights: {', '.join(LICENCES)} (default: CC-BY-4.0, if trained here)"
+    )
+    release.add_argument(
+        "--author",
+        action="append",
+        dest="authors",
+        metavar="NAME",
+        help=f'"Family, Given", or a group; may be repeated (default: {AUTHORS[0]})',
+    )
+    release.add_argument("--date", dest="released", metavar="YYYY-MM-DD", help="of the release (default: today, UTC)")
+    release.add_argument("--keep-bits", type=int, metavar="N", help="round weights to so many bits of the mantissa")
+    release.add_argument("--rows", type=int, metavar="N", help="rows of the design, to say how many are missing")
 
 
 def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
