@@ -333,7 +333,9 @@ def test_what_was_kept_and_what_is_missing_is_counted(tmp_path):
     low["test_accuracy"][:] = np.float32(0.1)
     near = NETWORKS[2].copy(deep=True)
     near["test_accuracy"][:] = np.float32(0.15)
-    networks = [NETWORKS[0], low, near, NETWORKS[4], NETWORKS[7]]
+    diverged = NETWORKS[4].copy(deep=True)
+    diverged["test_accuracy"][:] = np.float32(0.05)  # nor does it count as one that learned little
+    networks = [NETWORKS[0], low, near, diverged, NETWORKS[7]]
     networks[-1] = NETWORKS[7].copy(deep=True)
     networks[-1]["weights"][:] = NETWORKS[0]["weights"].values
     snapshots.write(tmp_path / "population", networks)
@@ -380,10 +382,13 @@ def test_limits_are_told_where_they_hold(made, tmp_path):
     assert "`kind` is `mean` or `variance`" in limits
     assert "trivially told from the others" in limits
     assert "length of the weight vector" not in limits
+    assert "8 networks of 1 architecture in 3 files" in _card(made)
     networks = fake.population(_design(4, "nws_main", initialization="glorot_normal"))
     snapshots.write(tmp_path / "main", networks)
     assert release.release(tmp_path / "main", tmp_path / "of-main") == []
     limits = _section(_card(tmp_path / "of-main"), "What to beware of")
+    sizes = sorted(snapshots.layout_of(node).size for node in snapshots.open_population(tmp_path / "main").values())
+    assert f"4 networks of 4 architectures of {sizes[0]:,} to {sizes[-1]:,} weights" in _card(tmp_path / "of-main")
     assert "trivially told" not in limits
     assert re.search(r"length of the weight vector alone, [234] lengths in 4 architectures", limits)
 
@@ -493,7 +498,7 @@ def test_the_command_says_how_large_it_became(folder, tmp_path, capsys):
     assert len(lines) == 2
 
 
-def test_the_library_reads_a_release_without_torch(made):
+def test_a_release_is_made_without_torch():
     code = "import sys; from nwslib.snapshots import release; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -343,18 +343,19 @@ def _amounts(facts: Facts) -> str:
         for name in STATUS
         if splits[name, "train"] + splits[name, "test"]
     ]
-    total = sum(layout.size * count[node] * shapes[node].snapshots for node, layout in facts.layouts.items())
     architectures = [
         (f"`{node}`", f"{count[node]:,}", f"{layout.size:,}", f"{len(layout.tensors)}", f"{shapes[node].snapshots}")
         for node, layout in facts.layouts.items()
     ]
+    lengths = [layout.size for layout in facts.layouts.values()]
+    between = f" of {min(lengths):,} to {max(lengths):,} weights" if len(set(lengths)) > 1 else ""
     shown = _table(("architecture", "networks", "weights", "tensors", "snapshots"), architectures[:_FEW])
     more = len(architectures) - _FEW
     left = f"\n\nand {more:,} more architectures; `manifest.json` lists all." if more > 0 else ""
+    held = len(facts.contents.files)
     return (
-        f"{facts.networks:,} networks of {len(architectures):,} architecture{'s' * (len(architectures) > 1)} in "
-        f"{len(facts.contents.files):,} file{'s' * (len(facts.contents.files) > 1)}; {total:,} weights, all snapshots "
-        f"counted. They take "
+        f"{facts.networks:,} networks of {len(architectures):,} architecture{'s' * (len(architectures) > 1)}{between} "
+        f"in {held:,} file{'s' * (held > 1)}; {facts.raw_bytes // 4:,} weights, all snapshots counted. They take "
         f"{size(facts.bytes)}, {facts.bytes / facts.raw_bytes:.2f} of what the weights alone would take as float32.\n\n"
         f"{_table(('status', 'train', 'test'), rows)}\n\n{shown}{left}\n\n{_layers(facts)}\n\n{_accuracies(facts)}"
     ).strip()

@@ -12,10 +12,10 @@ manifest lists it. So a writer may be killed at any moment.
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -45,7 +45,7 @@ from nwslib.snapshots.schema import (
     further_properties,
     validate,
 )
-from nwslib.snapshots.writer import Writer, place
+from nwslib.snapshots.writer import Shelf, Writer, place
 from nwslib.space import CONSTANTS, PROPERTIES, complete, nearest, row_keys
 
 try:
@@ -159,13 +159,22 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     with _writing(Path(target)) as contents:
         contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
         contents.shared.update(held.shared)
-        reader, known, copied = Reader(), set(contents.table["id"]), 0
-        for rows in held.groups("node", "shard").values():
-            new = [row for row in rows if held.table["id"][row] not in known]
-            if new:
-                _copy(held, contents, rows, reader, form=form, keep_bits=keep_bits)
-                copied += len(new)
-    return copied
+        reader, shelf, known = Reader(), Shelf(contents, seconds=1), set(contents.table["id"])
+        changed = {} if keep_bits is None else {"keep_bits": str(keep_bits)}
+        for (node, shard), rows in held.groups("node", "shard").items():
+            if known.issuperset(held.table["id"][row] for row in rows):
+                continue
+            name = f"{node}.{shard:05d}.{len(rows):02d}.nc"
+            copies = contents.take(held, rows, name, changed)
+            dataset = assemble(held, node, rows, reader)
+            shelf.begin((node, shard), dataset, copies, name, form=form, keep_bits=keep_bits)
+            shelf.settle(keep=1)
+            if shelf.due() <= time.monotonic():
+                shelf.list_if_due()
+        shelf.settle()
+        if shelf.unlisted:
+            shelf.list()
+    return len(contents.table["id"]) - len(known)
 
 
 def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
@@ -459,18 +468,6 @@ def _tidy(network: xr.Dataset) -> xr.Dataset:
     network = network.drop_vars(LABELS, errors="ignore").isel(evaluation=slice(0, _exports(network))).compute()
     loose = [name for name in network.coords if network[name].dtype.kind in "OT"]
     return network.assign_coords({name: network[name].astype(str) for name in loose})
-
-
-def _copy(held: Contents, contents: Contents, rows: list[int], reader: Reader, **form: Any) -> None:
-    """Write one shard of a population into the folder of another, and list it there."""
-    node, shard = (held.table[name][rows[0]] for name in ("node", "shard"))
-    name = f"{node}.{shard:05d}.{len(rows):02d}.nc"
-    copies = contents.take(held, rows, name, {} if form["keep_bits"] is None else {"keep_bits": str(form["keep_bits"])})
-    facts = files.save(assemble(held, node, rows, reader), contents.folder / name, **form)
-    replaced = place(contents, copies, name, facts) - {name}
-    files.write_text(contents.folder / MANIFEST, manifest(contents))
-    for old in sorted(replaced):
-        os.remove(contents.folder / old)
 
 
 def _as_design(contents: Contents) -> xr.Dataset:

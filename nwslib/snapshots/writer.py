@@ -42,7 +42,7 @@ class Writer:
     def __init__(self, contents: Contents, seconds: float) -> None:
         self.written = 0
         self._limit = _memory() if seconds else 0
-        self._shelf = _Shelf(contents, seconds)
+        self._shelf = Shelf(contents, seconds)
         self._queue: deque[tuple[xr.Dataset, int]] = deque()
         self._queued = 0  # bytes
         self._changed = threading.Condition()
@@ -119,8 +119,16 @@ class Writer:
         return network is not None or not ending
 
 
-class _Shelf:
-    """Networks that are not on the disk yet, and what is to be done about them."""
+class Shelf:
+    """Networks that are not on the disk yet, and what is to be done about them.
+
+    Parameters
+    ----------
+    contents
+        Of the folder. The manifest is written only when all files that have been begun are on the disk.
+    seconds
+        How long a network may wait.
+    """
 
     def __init__(self, contents: Contents, seconds: float) -> None:
         self.contents, self.seconds = contents, seconds
@@ -172,9 +180,7 @@ class _Shelf:
             if len(rows) >= max(_COMPANY, len(self.shards[key]) / 2):
                 self.merge(key)
         self.save_parts()
-        self.settle()
-        if self.due() <= time.monotonic():
-            self.list()
+        self.list_if_due()
 
     def merge_parts(self) -> None:
         """Put every part into a shard."""
@@ -214,9 +220,9 @@ class _Shelf:
             for row in list(rows):
                 self.begin(key, self.networks[row][0], [row], self.contents.table["file"][row])
 
-    def begin(self, key: tuple[str, int], dataset: xr.Dataset, rows: list[int], name: str) -> None:
+    def begin(self, key: tuple[str, int], dataset: xr.Dataset, rows: list[int], name: str, **form: Any) -> None:
         """Write a file, and have somebody else wait for the disk."""
-        finish = files.begin(dataset, self.contents.folder / name)
+        finish = files.begin(dataset, self.contents.folder / name, **form)
         self.begun.append((self.disk.submit(finish), key, rows, name))
         left = [row for row in self.waiting.pop(key, []) if row not in rows]
         if left:
@@ -233,6 +239,12 @@ class _Shelf:
             self.replaced |= place(self.contents, rows, name, facts) - parts - {name}
             for row in rows:
                 self.bytes -= self.networks.pop(row, (None, 0))[1]
+
+    def list_if_due(self) -> None:
+        """Wait for all files, and write the manifest unless that was done just now."""
+        self.settle()
+        if self.due() <= time.monotonic():
+            self.list()
 
     def list(self) -> None:
         """Write the manifest; what it no longer lists can go."""
