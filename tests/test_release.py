@@ -416,6 +416,18 @@ def test_text_from_a_population_can_not_break_a_table(tmp_path):
     assert re.findall(r"^# ", card, flags=re.MULTILINE) == ["# "]
 
 
+def test_the_page_tells_what_there_is(made, capsys):
+    page = (ROOT / "book" / "reference" / "datacard.md").read_text(encoding="utf-8")
+    _, shards, *others = _rows(_section(page, "Make a release"))
+    assert shards == "<node>.<shard>.<rows>.nc"
+    assert sorted(others) == sorted(path.name for path in made.iterdir() if path.suffix != ".nc")
+    _, *titles = _rows(_section(page, "What the card says"))
+    assert titles == re.findall(r"^## (.*)", _card(made), flags=re.MULTILINE)
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(code, "datacard.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == len(SOURCES)
+
+
 # Citation, licence, JSON-LD
 
 
