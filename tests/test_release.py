@@ -1,6 +1,7 @@
 """A population that is made public: what lies in the folder, what its card says, and that it can be trusted."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -125,25 +126,29 @@ def test_the_same_population_gives_the_same_bytes_but_for_the_date(folder, made,
     assert len(later) == len(_content(made))
 
 
-@pytest.mark.parametrize("calls", range(1, 11))
-def test_a_killed_release_goes_on(folder, made, tmp_path, monkeypatch, calls):
-    target = tmp_path / "killed"
+def test_a_release_that_was_killed_goes_on(folder, made, tmp_path, monkeypatch):
+    write_text, written = files.write_text, []
 
     def killed(path, *arguments):
-        killed.calls += 1
-        if killed.calls == calls:
+        written.append(path)
+        if len(written) == moment:
             path.with_name(f".{path.name}.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
         return write_text(path, *arguments)
 
-    write_text, killed.calls = files.write_text, 0
-    with monkeypatch.context() as context:
-        context.setattr(files, "write_text", killed)
-        with pytest.raises(KeyboardInterrupt):
-            release.release(folder, target, released="2026-05-04")
-    assert not (target / "SHA256SUMS").exists()
-    assert release.release(folder, target, released="2026-05-04") == []
-    assert _content(target) == _content(made)
+    for moment in itertools.count(1):
+        target = tmp_path / f"killed-{moment}"
+        written.clear()
+        with monkeypatch.context() as context:
+            context.setattr(files, "write_text", killed)
+            try:
+                release.release(folder, target, released="2026-05-04")
+                break  # there is no later moment
+            except KeyboardInterrupt:
+                assert not (target / "SHA256SUMS").exists()
+        assert release.release(folder, target, released="2026-05-04") == []
+        assert _content(target) == _content(made)
+    assert moment > 1 + len(TEXTS)
 
 
 def test_a_release_that_is_begun_again_is_not_complete_before_its_end(folder, made, monkeypatch):
@@ -248,8 +253,12 @@ def test_a_target_that_holds_anything_else_is_refused(folder, made, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="full holds other files, and no release"):
         release.release(folder, tmp_path / "full")
-    with pytest.raises(ValueError, match="source and target are one folder"):
-        release.release(folder, folder)
+    shutil.copytree(folder, tmp_path / "backup")
+    for target, message in ((folder, "source and target are one folder"), (tmp_path / "backup", "in the working form")):
+        before = _content(target)
+        with pytest.raises(ValueError, match=message):
+            release.release(folder, target)
+        assert _content(target) == before
 
 
 def test_networks_from_elsewhere_are_released_only_under_a_licence_that_is_named(tmp_path):

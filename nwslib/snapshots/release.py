@@ -26,6 +26,7 @@ from nwslib.snapshots.checks import faults
 from nwslib.snapshots.contents import MANIFEST, Contents, manifest, read, read_filled, shards_in
 from nwslib.snapshots.datacard import Facts, Licence, Statement
 from nwslib.snapshots.store import convert, open_population
+from nwslib.snapshots.summary import summary
 from nwslib.space import nearest
 
 SUMS = "SHA256SUMS"
@@ -110,7 +111,7 @@ def release(
     ValueError
         If the licence is unknown, or not named for networks that come from elsewhere; if the title, an author, the
         date or `rows` is none; if a file in `source` was changed since it was written; if the target holds anything
-        but a release of this population, rounded alike. All known before anything is written.
+        but a release of this population, rounded alike. All known before a network is copied.
 
     Examples
     --------
@@ -168,13 +169,17 @@ def _check_rows(held: Contents, rows: int | None) -> None:
 
 
 def _check_target(held: Contents, target: Path, keep_bits: int | None) -> None:
-    """Refuse a folder that holds anything else: what was released must come from this population, and from it alone."""
+    """Refuse a folder that holds anything but a release of this population, begun or complete."""
+    if held.folder.resolve() == target.resolve():
+        raise ValueError(f"source and target are one folder, {target}: choose another target")
     if not target.is_dir() or not any(target.iterdir()):
         return
     advice = f"Remove it, or choose another folder, for example {target.name}-2"
     if not (target / MANIFEST).is_file() and any(not path.name.startswith(".") for path in target.iterdir()):
         raise ValueError(f"{target} holds other files, and no release. {advice}")
     there = read(target)
+    if there.table["model"] and summary(target)["form"] != "archive":
+        raise ValueError(f"{target} holds a population in the working form, and no release. {advice}")
     others = set(there.table["id"]) - set(held.table["id"])
     if others:
         raise ValueError(f"{target} holds {len(others):,} networks that {held.folder} does not hold. {advice}")
