@@ -39,18 +39,25 @@ def _design(rows, collection="nws_small", **fixed):
 NETWORKS = list(fake.population(_design(8, optimizer="adam"), diverged=DIVERGED))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Eight networks in three shards."""
-    snapshots.write(tmp_path / "population", NETWORKS)
-    return tmp_path / "population"
+@pytest.fixture(scope="module")
+def _once(tmp_path_factory):
+    """Eight networks in three shards, and their release: made once, and copied for each test."""
+    once = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(writer, "SHARD_ROWS", ROWS)
+        snapshots.write(once / "population", NETWORKS)
+        assert release.release(once / "population", once / "made", released="2026-05-04") == []
+    return once
 
 
 @pytest.fixture
-def made(folder, tmp_path):
-    """Its release."""
-    assert release.release(folder, tmp_path / "made", released="2026-05-04") == []
-    return tmp_path / "made"
+def folder(_once, tmp_path):
+    return shutil.copytree(_once / "population", tmp_path / "population")
+
+
+@pytest.fixture
+def made(_once, tmp_path):
+    return shutil.copytree(_once / "made", tmp_path / "made")
 
 
 def _content(folder):
