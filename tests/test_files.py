@@ -113,6 +113,16 @@ def test_what_was_rounded_is_not_mixed_with_what_was_not(source, tmp_path):
         snapshots.write(tmp_path, map(_with_updates, fake.population(snapshots.remaining(more, tmp_path))))
 
 
+def test_what_was_rounded_off_does_not_come_back(source, tmp_path):
+    snapshots.convert(source, tmp_path / "five", keep_bits=5)
+    with pytest.raises(ValueError, match="were rounded to 5 bits already, so 7 can't be kept"):
+        snapshots.convert(tmp_path / "five", tmp_path / "seven", keep_bits=7)
+    snapshots.convert(tmp_path / "five", tmp_path / "working", form="working")
+    assert all(
+        node.attrs["keep_bits"] == "5" for node in snapshots.open_population(tmp_path / "working").children.values()
+    )
+
+
 def test_rounding_to_nearest_with_ties_to_even():
     values = np.array([1.0, 1.125, 1.375, -1.125, 0.0, np.nan, -np.inf, 1e-45], "float32")
     rounded = files.bit_round(values, 2)

@@ -140,7 +140,8 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     OSError
         If the target can't be written to.
     ValueError
-        If the form or `keep_bits` is unknown, both folders are one, or the target holds other networks.
+        If the form or `keep_bits` is unknown, more bits are to be kept than there are, both folders are one, or the
+        target holds other networks.
 
     Examples
     --------
@@ -156,6 +157,9 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     held = read_filled(Path(source))
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"source and target are one folder, {source}: choose another target")
+    fewest = min([int(own["keep_bits"]) for own in held.nodes.values() if "keep_bits" in own], default=files.MANTISSA)
+    if keep_bits is not None and keep_bits > fewest:
+        raise ValueError(f"the weights in {source} were rounded to {fewest} bits already, so {keep_bits} can't be kept")
     with _writing(Path(target)) as contents:
         contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
         contents.shared.update(held.shared)
