@@ -10,6 +10,7 @@ import xarray as xr
 
 from nwslib import snapshots
 from nwslib.snapshots import fake, files
+from nwslib.snapshots.layout import LABELS
 from nwslib.snapshots.schema import CONVENTIONS, OPTIONAL_VARIABLES, VARIABLES
 from nwslib.space import sample
 
@@ -58,6 +59,7 @@ def test_an_archive_is_in_compressed_chunks_with_checksums(archive):
                 assert file[name].shuffle
                 assert file[name].fletcher32
             assert file["weights"].chunks[:2] == (1, 20)
+            assert {file[name].compression for name in LABELS} == {"gzip"}
 
 
 def test_a_flipped_byte_in_an_archive_is_noticed_when_it_is_read(archive, tmp_path):
@@ -176,18 +178,27 @@ def test_what_was_added_to_the_source_is_added_to_the_target(source, tmp_path):
     snapshots.verify(tmp_path / "target")
 
 
-def test_a_conversion_that_was_killed_goes_on(source, tmp_path):
+# Killed before the first manifest, which lists nothing, or before the second, when there are whole shards.
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_conversion_that_was_killed_goes_on(source, tmp_path, before):
     code = (
         "import os, sys; from nwslib import snapshots; from nwslib.snapshots import files; write = files.write_text\n"
-        "def last(path, text): write(path, text); os._exit(9)\n"
-        "files.write_text = last; snapshots.convert(*sys.argv[1:])"
+        "left = int(sys.argv[3])\n"
+        "def last(path, text):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    left or os._exit(9)\n"
+        "    write(path, text)\n"
+        "files.write_text = last; snapshots.convert(*sys.argv[1:3])"
     )
-    done = subprocess.run([sys.executable, "-c", code, source, tmp_path], check=False)
+    folder = tmp_path / str(before)
+    done = subprocess.run([sys.executable, "-c", code, source, folder, str(before)], check=False)
     assert done.returncode == 9
-    copied = snapshots.table(tmp_path).sizes["model"]
-    assert 0 < copied < 12
-    assert snapshots.convert(source, tmp_path) == 12 - copied
-    assert snapshots.same(snapshots.open_population(tmp_path), snapshots.open_population(source)) == []
+    copied = sum(int(path.name.split(".")[2]) for path in folder.glob("*.nc"))
+    assert (copied > 0) == (before > 1)
+    assert snapshots.convert(source, folder) == 12 - copied
+    assert snapshots.same(snapshots.open_population(folder), snapshots.open_population(source)) == []
+    snapshots.verify(folder)
 
 
 # What other software sees

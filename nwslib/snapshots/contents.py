@@ -43,6 +43,7 @@ _SHARD = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{5,}\.\d{2,}\.nc")
 _PART = re.compile(r"[a-z0-9]+-[0-9a-f]{8}\.\d{8,}\.nc")
 _TYPES = {name: one.type for name, one in _MODEL.items()} | dict.fromkeys(RESULTS, "float64")
 _TYPES |= {"node": "text", "file": "text"}
+_FACTS = ("sha256", "bytes", "crc32", "rows", "node")
 _MISSING = {"text": "", "float64": np.nan, "int64": -1}
 
 
@@ -454,8 +455,7 @@ def _parse(folder: Path, text: bytes) -> Contents:
             {node: Shape() if shape is None else _shape(shape) for node, shape in shapes.items()},
             {
                 # Populations that were written before schema 1.1 have no checksums of networks.
-                name: {key: facts[key] for key in ("sha256", "bytes", "rows", "node")}
-                | {"crc32": facts.get("crc32", {})}
+                name: {key: facts.get(key, {}) if key == "crc32" else facts[key] for key in _FACTS}
                 for name, facts in fields["files"].items()
             },
             {name: fields["table"][name] for name in dict.fromkeys([*_TABLE, *fields["table"]])},

@@ -208,7 +208,8 @@ def _define(
     keep_bits: int | None,
 ) -> None:
     options: dict[str, Any] = {"contiguous": True}
-    if form == "archive" and name in VARIABLES | OPTIONAL_VARIABLES:
+    # Labels too: of many small architectures they are more bytes than the weights.
+    if form == "archive" and (name in VARIABLES | OPTIONAL_VARIABLES or variable.dims[0] == "weight"):
         chunk = (1, *variable.shape[1:-1], min(_CHUNK, variable.shape[-1])) if name in _VECTORS else variable.shape
         options = {"compression": "zlib", "complevel": _LEVEL, "shuffle": True, "fletcher32": True, "chunksizes": chunk}
     stored = file.createVariable(name, variable.dtype, variable.dims, fill_value=False, **options)

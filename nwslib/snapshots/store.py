@@ -164,6 +164,8 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
         contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
         contents.shared.update(held.shared)
         reader, shelf, known = Reader(), Shelf(contents, seconds=1), set(contents.table["id"])
+        if not contents.table["model"]:
+            shelf.list()  # shards that nobody lists are taken up by the next call, but not without a manifest
         changed = {} if keep_bits is None else {"keep_bits": str(keep_bits)}
         for (node, shard), rows in held.groups("node", "shard").items():
             if known.issuperset(held.table["id"][row] for row in rows):
