@@ -74,11 +74,12 @@ def begin(
 
     def finish() -> dict[str, Any]:
         with _explained(path, temporary), ThreadPoolExecutor(1) as beside:
-            digest = beside.submit(facts_of, temporary)  # takes as long as the disk
+            digest = beside.submit(facts_of, temporary)  # takes as long as the rest
+            summed = _summed(sums)
             sync(temporary)
             facts = digest.result()
             _rename(temporary, path)
-            return facts | {"crc32": sums}
+            return facts | {"crc32": summed}
 
     return finish
 
@@ -165,7 +166,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) -> dict[str, list[int]]:
+def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) -> dict[str, list[int | np.ndarray]]:
     attributes = {"Conventions": CONVENTIONS}
     attributes |= {name: dataset.attrs[name] for name in (*ATTRIBUTES, *OPTIONAL_ATTRIBUTES) if name in dataset.attrs}
     attributes |= {} if keep_bits is None else {"keep_bits": str(keep_bits)}
@@ -185,7 +186,7 @@ def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) ->
         # All definitions before all data: going back and forth costs a flush each time.
         for name, variable in values.items():
             _define(file, name, variable, labels, form, keep_bits)
-        sums: dict[str, list[int]] = {}
+        sums: dict[str, list[int | np.ndarray]] = {}
         for name, variable in values.items():
             if name in _VECTORS:
                 sums[name] = _write_vectors(file[name], variable, keep_bits)
@@ -222,14 +223,22 @@ def _define(
     stored.set_auto_chartostring(False)
 
 
-def _write_vectors(stored: netCDF4.Variable, variable: xr.Variable, keep_bits: int | None) -> list[int]:
-    """Write one network after the other, and give the checksum of each."""
+def _write_vectors(stored: netCDF4.Variable, variable: xr.Variable, keep_bits: int | None) -> list[int | np.ndarray]:
+    """Write one network after the other; give the checksum of each, or a view of what it is to be made from."""
     network, sums = networks_of(variable), []
     for row in range(variable.shape[0]):
-        values = np.asarray(network(row))
+        found = network(row)
+        values = np.asarray(found)
         stored[row] = values = values if keep_bits is None else bit_round(values, keep_bits)
-        sums.append(crc32({stored.name: values})[stored.name])
+        sums.append(values if values is found else crc32({stored.name: values})[stored.name])
     return sums
+
+
+def _summed(sums: dict[str, list[int | np.ndarray]]) -> dict[str, list[int]]:
+    return {
+        name: [one if isinstance(one, int) else crc32({name: one})[name] for one in found]
+        for name, found in sums.items()
+    }
 
 
 @lru_cache(64)  # text of every weight, and the same in each shard of an architecture

@@ -263,10 +263,10 @@ def open_population(folder: str | Path) -> xr.DataTree:
     (3, 100)
     >>> folder.cleanup()
     """
-    contents = read_filled(Path(folder))
-    reader = Reader()
+    contents, reader = read_filled(Path(folder)), Reader()
     columns = {name: contents.column(name) for name in contents.properties()}
-    nodes = {node: assemble(contents, node, rows, reader, columns) for (node,), rows in contents.groups("node").items()}
+    groups = contents.groups("node").items()
+    nodes = {node: assemble(contents, node, rows, reader, columns) for (node,), rows in groups}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=contents.attributes()), **nodes})
 
 

@@ -70,9 +70,10 @@ class Writer:
         OSError, ValueError
             If this network, or one handed over before, could not be written.
         """
+        size = network.nbytes
         with self._changed:
-            self._queue.append((network, network.nbytes))
-            self._queued += network.nbytes
+            self._queue.append((network, size))
+            self._queued += size
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._error is not None or self._queued + self._shelf.bytes <= self._limit)
         self._raise()
