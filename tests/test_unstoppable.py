@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import queue
 import signal
@@ -131,6 +132,7 @@ def test_the_number_of_threads_changes_no_result(networks, threads):
 def test_a_training_that_is_given_up_ends_its_threads_and_removes_its_files(threads):
     torch.set_num_threads(threads)
     files = Path("/proc/self/fd")
+    gc.collect()  # or files of earlier tests are closed meanwhile
     before = len([*files.iterdir()]) if files.is_dir() else pytest.skip("needs /proc")
     training = train(DESIGN, IMAGES, **SHORT | {"max_epochs": 300})
     next(training)
@@ -138,7 +140,7 @@ def test_a_training_that_is_given_up_ends_its_threads_and_removes_its_files(thre
     assert len([*files.iterdir()]) > before
     del training
     assert not workers()
-    assert len([*files.iterdir()]) == before
+    assert len([*files.iterdir()]) <= before
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.spatial import cKDTree
-from scipy.stats import rankdata
 
 from nwslib.snapshots.schema import layout_of
 from nwslib.space import nearest
@@ -186,7 +186,7 @@ def landscape(summaries: xr.DataArray, components: int = 2) -> xr.DataArray:
     """
     if summaries.sizes["model"] <= components:
         raise ValueError(f"{components} components need more networks than that, not {summaries.sizes['model']}")
-    ranks = rankdata(summaries.values, axis=0)
+    ranks = pd.DataFrame(summaries.values).rank().values
     ranks = ranks[:, np.ptp(ranks, axis=0) > 0]
     if not ranks.size:
         raise ValueError("all networks are alike: there is nothing to map")

@@ -21,6 +21,8 @@ from nwslib.space import SHARD_ROWS
 
 _MEMORY = 1 / 16  # of the machine's, for networks that wait
 _MANIFEST_TIME = 0.05  # of all time may go into writing the manifest
+_BATCH, _PAUSE = 16, 0.01  # networks, or seconds: to wake a thread for each network took as long as to check it
+_BEGUN = 3  # files that wait for the disk while the next is written
 _COMPANY = 4  # networks that share a new file of their shard, not one each: to make a file takes 13 ms
 
 
@@ -70,11 +72,13 @@ class Writer:
         OSError, ValueError
             If this network, or one handed over before, could not be written.
         """
-        size = network.nbytes
+        size = sum(network.variables[name].nbytes for name in network.data_vars)
         with self._changed:
             self._queue.append((network, size))
             self._queued += size
-            self._changed.notify_all()
+            full = self._queued + self._shelf.bytes > self._limit
+            if full or len(self._queue) in (1, _BATCH):
+                self._changed.notify_all()
             self._changed.wait_for(lambda: self._error is not None or self._queued + self._shelf.bytes <= self._limit)
         self._raise()
 
@@ -102,22 +106,33 @@ class Writer:
                 self._changed.notify_all()
 
     def _step(self) -> bool:
-        """Take one network, and commit what has waited long enough; say whether there may be more."""
+        """Take the networks that have come, and commit what has waited long enough; say whether there may be more."""
         with self._changed:
             left = min(self._shelf.due() - time.monotonic(), threading.TIMEOUT_MAX)
             self._changed.wait_for(lambda: self._queue or self._ending, timeout=max(0, left))
-            network, size = self._queue.popleft() if self._queue else (None, 0)
-            ending = self._ending
-        if network is not None:
+            if self._queue and self._limit:
+                self._changed.wait_for(self._enough, timeout=_PAUSE)
+            batch, ending = list(self._queue), self._ending
+            self._queue.clear()
+        for network, size in batch:
             self.written += self._shelf.add(network, size)
-        if self._shelf.bytes > self._limit / 2:
-            self._shelf.settle()
-        if self._shelf.bytes > self._limit / 2 or self._shelf.due() <= time.monotonic():
+            if self._shelf.bytes > self._limit / 2:
+                self._shelf.settle(keep=1)
+            if self._shelf.idle > self._limit / 2 or self._shelf.due() <= time.monotonic():
+                self._shelf.commit()
+            with self._changed:
+                self._queued -= size
+                self._changed.notify_all()
+        if self._shelf.due() <= time.monotonic():
             self._shelf.commit()
-        with self._changed:
-            self._queued -= size
-            self._changed.notify_all()
-        return network is not None or not ending
+        elif self._shelf.bytes > self._limit / 2 and not self._queue:
+            self._shelf.settle()
+            with self._changed:
+                self._changed.notify_all()
+        return bool(batch) or not ending
+
+    def _enough(self) -> bool:
+        return len(self._queue) >= _BATCH or self._ending or self._queued + self._shelf.bytes > self._limit
 
 
 class Shelf:
@@ -138,7 +153,7 @@ class Shelf:
         self.shards = {key: list(rows) for key, rows in contents.groups("node", "shard").items()}
         self.waiting: dict[tuple[str, int], list[int]] = {}  # rows that no file has been begun for, by shard
         self.networks: dict[int, tuple[xr.Dataset, int]] = {}  # in memory, with their bytes, by row
-        self.bytes = 0
+        self.bytes = self.idle = 0  # of all networks in memory, and of those that wait
         self.oldest = np.inf  # when the first of those that wait came
         self.disk = ThreadPoolExecutor(1)  # waits for the disk while the next file is written
         self.begun: deque[tuple[Future, tuple[str, int], list[int], str]] = deque()
@@ -167,6 +182,7 @@ class Shelf:
         self.models.add(model)
         self.networks[row] = network, size
         self.bytes += size
+        self.idle += size
         self.oldest = min(self.oldest, time.monotonic())
         self.waiting.setdefault(key, []).append(row)
         self.shards.setdefault(key, []).append(row)
@@ -207,7 +223,7 @@ class Shelf:
     def merge(self, key: tuple[str, int]) -> None:
         """Put the networks of a shard, wherever they lie, into one file."""
         # The next file is written while the last one waits for the disk; but a shard's own files come one by one.
-        self.settle(keep=0 if key in [begun for _, begun, _, _ in self.begun] else 1)
+        self.settle(keep=0 if key in [begun for _, begun, _, _ in self.begun] else _BEGUN)
         contents, (node, shard) = self.contents, key
         rows = sorted(self.shards[key], key=contents.table["model"].__getitem__)
         contents.nodes[node]["created_at"] = now()
@@ -225,9 +241,10 @@ class Shelf:
         """Write a file, and have somebody else wait for the disk."""
         finish = files.begin(dataset, self.contents.folder / name, **form)
         self.begun.append((self.disk.submit(finish), key, rows, name))
-        left = [row for row in self.waiting.pop(key, []) if row not in rows]
-        if left:
+        waiting = self.waiting.pop(key, [])
+        if left := [row for row in waiting if row not in rows]:
             self.waiting[key] = left
+        self.idle -= sum(self.networks[row][1] for row in waiting if row not in left)
         self.oldest = self.oldest if self.waiting else np.inf
         self.unlisted = True
 
