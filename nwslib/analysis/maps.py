@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from scipy.spatial import cKDTree
 
-from nwslib.snapshots.schema import layout_of
+from nwslib.snapshots.schema import UNSOUND, layout_of
 from nwslib.space import nearest
 
 PERCENTILES = (1, 25, 50, 75, 99)
@@ -294,7 +294,7 @@ def _coordinates(population: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def _sound(population: xr.Dataset) -> np.ndarray:
     """Give the positions of the networks that neither diverged nor failed."""
-    return np.flatnonzero(~np.isin(population["status"].values, ["diverged", "failed"]))
+    return np.flatnonzero(~np.isin(population["status"].values, UNSOUND))
 
 
 def _summed_up(node: xr.Dataset, tensors: Sequence[str], snapshot: int | None) -> xr.DataArray:

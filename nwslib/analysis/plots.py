@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from nwslib.analysis.maps import where
-from nwslib.snapshots.schema import STATUS, layout_of
+from nwslib.snapshots.schema import STATUS, UNSOUND, layout_of
 from nwslib.space import nearest
 
 #: Colours that remain distinct for colour-blind readers, from Okabe and Ito, "Color universal design", 2008.
@@ -784,7 +784,7 @@ def _members(data: xr.Dataset | xr.DataArray, by: str) -> list[tuple[object, np.
     values, status = _property(data, by), _property(data, "status")
     if len(np.unique(values)) > len(PALETTE):
         raise ValueError(f"{by} has {len(np.unique(values))} values, but there are {len(PALETTE)} colours")
-    sound = ~np.isin(status, ["diverged", "failed"])
+    sound = ~np.isin(status, UNSOUND)
     groups = [(value, np.flatnonzero(sound & (values == value))) for value in np.unique(values)]
     return [(value, members) for value, members in groups if len(members)]
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nwslib.snapshots.schema import COORDINATES, layout_of
+from nwslib.snapshots.schema import COORDINATES, SPLITS, UNSOUND, layout_of
 from nwslib.space import nearest
 
 PARTS = ("all", "convolution", "dense")
-SPLITS = ("train", "test")
 PERCENTILES = (1, 25, 50, 75, 99)
 STATISTICS = ("mean", "variance", "skewness", *(f"{percentile} %" for percentile in PERCENTILES))
 
@@ -156,7 +155,7 @@ def readable(
     found, kept = nodes(population), []
     for node in found:
         side = np.full(node.sizes["model"], True) if split is None else node["split"].values == split
-        sound = ~np.isin(node["status"].values, ["diverged", "failed"])
+        sound = ~np.isin(node["status"].values, UNSOUND)
         left_out["diverged or failed"] += int((side & ~sound).sum())
         good = side & sound
         if min_test_accuracy > 0:

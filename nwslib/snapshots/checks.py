@@ -23,7 +23,9 @@ from nwslib.snapshots.schema import (
     OPTIONAL_VARIABLES,
     SPLITS,
     STATUS,
+    UNSOUND,
     VARIABLES,
+    VECTORS,
     Variable,
     check_version,
     further_properties,
@@ -37,8 +39,6 @@ _FILE = re.compile(
 )
 _SHARED = ("schema_version", "protocol_version", "parameters")
 _FACTS = ("sha256", "bytes", "rows", "node")
-_VECTORS = ("weights", *OPTIONAL_VARIABLES)
-_UNSOUND = ("diverged", "failed")  # only these may hold values that are not finite
 # A weight that leaves its path by this many powers of two for one snapshot was not trained there.
 _LEAP_UP, _LEAP_DOWN = 20, 60
 
@@ -535,9 +535,9 @@ def _network_faults(file: _File, row: int, seen: _Seen) -> Iterator[str]:
             values[name] = found
         else:
             yield f"{file.who(row)}: {name} can't be read: {found}"
-    who, sound = file.who(row), file.value("status", row) not in _UNSOUND
+    who, sound = file.who(row), file.value("status", row) not in UNSOUND
     altered = _altered(file, row, values)
-    for name in _VECTORS:
+    for name in VECTORS:
         if name in values:
             suspected = name in altered if file.sums else file.changed
             found = list(_vector_faults(name, values[name], sound, suspected, file)) or altered.get(name, [])
@@ -551,7 +551,7 @@ def _network_faults(file: _File, row: int, seen: _Seen) -> Iterator[str]:
 def _altered(file: _File, row: int, values: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """Say what is not as it was written, by the checksums that were taken then."""
     if len(values) < len(file.variables):  # the rest can't be read, which was told
-        values = {name: found for name, found in values.items() if name in _VECTORS}
+        values = {name: found for name, found in values.items() if name in VECTORS}
     found, altered = crc32(values), {}
     for name, sums in file.sums.items():
         if name in found and isinstance(sums, list) and row < len(sums) and sums[row] != found[name]:

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nwslib.snapshots.schema import OPTIONAL_VARIABLES
-
-_VECTORS = ("weights", *OPTIONAL_VARIABLES)
+from nwslib.snapshots.schema import VECTORS
 
 
 def crc32(network: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -35,7 +33,7 @@ def crc32(network: Mapping[str, np.ndarray]) -> dict[str, int]:
     """
     sums: dict[str, int] = {}
     for name, values in network.items():
-        key = name if name in _VECTORS else "curves"
+        key = name if name in VECTORS else "curves"
         # The name goes first, so that two variables can't change places unnoticed.
         sums[key] = sums.get(key, 0) ^ zlib.crc32(np.ascontiguousarray(values), zlib.crc32(name.encode()))
     return sums

@@ -209,12 +209,13 @@ class Contents:
         models = set(self.table["model"])
         columns = (*other.properties(node), *RESULTS, "node")
         for row in rows:
-            if other.table["id"][row] in held:
+            name = other.table["id"][row]
+            if name in held:
                 continue
             if other.table["model"][row] in models:
                 raise ValueError(f"{self.folder} holds another network as row {other.table['model'][row]}")
-            self._append({name: other.table[name][row] for name in columns} | {"file": file})
-        held = {name: row for row, name in enumerate(self.table["id"])}
+            held[name] = len(self.table["id"])
+            self._append({column: other.table[column][row] for column in columns} | {"file": file})
         return [held[other.table["id"][row]] for row in rows]
 
     def _append(self, values: dict[str, Any]) -> None:

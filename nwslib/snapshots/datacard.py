@@ -12,7 +12,7 @@ import numpy as np
 from nwslib.snapshots.contents import Contents
 from nwslib.snapshots.imagesets import CHANCE, source_of
 from nwslib.snapshots.layout import LABELS, Layout, Tensor
-from nwslib.snapshots.schema import COORDINATES, OPTIONAL_VARIABLES, STATUS, VARIABLES, Variable, not_measured
+from nwslib.snapshots.schema import COORDINATES, OPTIONAL_VARIABLES, STATUS, UNSOUND, VARIABLES, Variable, not_measured
 from nwslib.snapshots.summary import size
 from nwslib.space import base_set
 
@@ -22,7 +22,6 @@ STUDY = (
     "networks. 24th European Conference on Artificial Intelligence (ECAI), 2020, arXiv:2002.05688"
 )
 _FEW = 12  # so many values, architectures, reasons or faults are listed; of more, a range or a number is given
-_UNSOUND = ("diverged", "failed")
 _FAMILIES = {"cnn": "convolutional"}
 
 
@@ -156,7 +155,7 @@ class Facts:
         found = [
             value
             for value, status, name in zip(table["test_accuracy"], table["status"], sets, strict=True)
-            if value is not None and status not in _UNSOUND and dataset in (None, name)
+            if value is not None and status not in UNSOUND and dataset in (None, name)
         ]
         return np.array(found, float)
 

@@ -20,7 +20,7 @@ from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from nwslib.snapshots.checksums import crc32
 from nwslib.snapshots.layout import LABELS, Layout
 from nwslib.snapshots.lazy import networks_of
-from nwslib.snapshots.schema import ATTRIBUTES, CONVENTIONS, OPTIONAL_ATTRIBUTES, OPTIONAL_VARIABLES, VARIABLES
+from nwslib.snapshots.schema import ATTRIBUTES, CONVENTIONS, OPTIONAL_ATTRIBUTES, OPTIONAL_VARIABLES, VARIABLES, VECTORS
 from nwslib.space import nearest
 
 FORMS = ("working", "archive")
@@ -30,7 +30,6 @@ MANTISSA = 23  # bits of a float32
 # .68, at half the speed. All snapshots of some weights resemble each other, so a chunk holds those.
 _CHUNK = 4096
 _LEVEL = 4
-_VECTORS = ("weights", *OPTIONAL_VARIABLES)
 
 
 def save(dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int | None = None) -> dict[str, Any]:
@@ -188,7 +187,7 @@ def _write(dataset: xr.Dataset, path: Path, form: str, keep_bits: int | None) ->
             _define(file, name, variable, labels, form, keep_bits)
         sums: dict[str, list[int | np.ndarray]] = {}
         for name, variable in values.items():
-            if name in _VECTORS:
+            if name in VECTORS:
                 sums[name] = _write_vectors(file[name], variable, keep_bits)
                 continue
             file[name][:] = found = variable.values
@@ -211,14 +210,14 @@ def _define(
     options: dict[str, Any] = {"contiguous": True}
     # Labels too: of many small architectures they are more bytes than the weights.
     if form == "archive" and (name in VARIABLES | OPTIONAL_VARIABLES or variable.dims[0] == "weight"):
-        chunk = (1, *variable.shape[1:-1], min(_CHUNK, variable.shape[-1])) if name in _VECTORS else variable.shape
+        chunk = (1, *variable.shape[1:-1], min(_CHUNK, variable.shape[-1])) if name in VECTORS else variable.shape
         options = {"compression": "zlib", "complevel": _LEVEL, "shuffle": True, "fletcher32": True, "chunksizes": chunk}
     stored = file.createVariable(name, variable.dtype, variable.dims, fill_value=False, **options)
     stored.setncatts(variable.attrs)
     beside = [label for label, dims in labels.items() if set(dims) <= set(variable.dims)]
     if beside and name in VARIABLES | OPTIONAL_VARIABLES:
         stored.coordinates = " ".join(beside)
-    if keep_bits is not None and name in _VECTORS:
+    if keep_bits is not None and name in VECTORS:
         stored.setncattr("_QuantizeBitRoundNumberOfSignificantBits", np.int32(keep_bits))
     stored.set_auto_chartostring(False)
 

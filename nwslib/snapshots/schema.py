@@ -17,6 +17,7 @@ SCHEMA_VERSION = "1.1"
 CONVENTIONS = "CF-1.11"
 SNAPSHOTS = 20  # of a network that is trained here; others may have any number, at least 1
 STATUS = ("converged", "stopped", "diverged", "failed")
+UNSOUND = ("diverged", "failed")  # only these may hold values that are not finite
 SPLITS = ("train", "test")
 
 
@@ -104,6 +105,9 @@ OPTIONAL_VARIABLES: Mapping[str, Variable] = MappingProxyType(
         )
     }
 )
+
+#: The variables that hold one number for every weight.
+VECTORS = ("weights", *OPTIONAL_VARIABLES)
 
 #: Coordinates of one architecture's file. A property is there if it means something for these networks; labels on
 #: ``weight`` may be absent, since they follow from the layout.
@@ -372,14 +376,14 @@ def _network_faults(dataset: xr.Dataset, position: int, source: str) -> Iterator
 
     who = f"{source}: network {values('model').item()}"
     exports, evaluations = values("n_exports").item(), dataset.sizes["evaluation"]
-    sound = values("status").item() not in ("diverged", "failed")
+    sound = values("status").item() not in UNSOUND
     if not 0 <= exports <= evaluations:
         yield f"{who} has {exports} exports, but curves of {evaluations} evaluations"
         exports = evaluations
     for name in _CURVES:
         if not np.isnan(values(f"curve_{name}")[exports:]).all():
             yield f"{who}: curve_{name} goes on after its {exports} evaluations"
-    for name in ("weights", *(name for name in OPTIONAL_VARIABLES if name in dataset.variables)):
+    for name in (name for name in VECTORS if name in dataset.variables):
         if sound and not all_finite(values(name)):
             yield f"{who} did not diverge, but has {name} that are not finite"
     unknown = not_measured(dataset.attrs)

@@ -163,23 +163,24 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     with _writing(Path(target)) as contents:
         contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
         contents.shared.update(held.shared)
-        reader, shelf, known = Reader(), Shelf(contents, seconds=1), set(contents.table["id"])
-        if not contents.table["model"]:
-            shelf.list()  # shards that nobody lists are taken up by the next call, but not without a manifest
+        reader, known = Reader(), set(contents.table["id"])
         changed = {} if keep_bits is None else {"keep_bits": str(keep_bits)}
-        for (node, shard), rows in held.groups("node", "shard").items():
-            if known.issuperset(held.table["id"][row] for row in rows):
-                continue
-            name = f"{node}.{shard:05d}.{len(rows):02d}.nc"
-            copies = contents.take(held, rows, name, changed)
-            dataset = assemble(held, node, rows, reader)
-            shelf.begin((node, shard), dataset, copies, name, form=form, keep_bits=keep_bits)
-            shelf.settle(keep=1)
-            if shelf.due() <= time.monotonic():
-                shelf.list_if_due()
-        shelf.settle()
-        if shelf.unlisted:
-            shelf.list()
+        with closing(Shelf(contents, seconds=1)) as shelf:
+            if not contents.table["model"]:
+                shelf.write_manifest()  # shards that nobody lists are taken up, but not without a manifest
+            for key, rows in held.groups("node", "shard").items():
+                if known.issuperset(held.table["id"][row] for row in rows):
+                    continue
+                name = f"{key[0]}.{key[1]:05d}.{len(rows):02d}.nc"
+                copies = contents.take(held, rows, name, changed)
+                dataset = assemble(held, key[0], rows, reader)
+                shelf.begin(key, dataset, copies, name, form=form, keep_bits=keep_bits)
+                shelf.settle(keep=1)
+                if shelf.due() <= time.monotonic():
+                    shelf.write_manifest_if_due()
+            shelf.settle()
+            if shelf.unlisted:
+                shelf.write_manifest()
     return len(contents.table["id"]) - len(known)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nwslib.snapshots.contents import MANIFEST, Contents, read_filled
 from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.schema import UNSOUND
 
 _FEW = 6  # so many values, architectures or image sets are listed; of more, a range or a number is given
 _WIDTH = 100
@@ -94,7 +95,7 @@ def _accuracies(contents: Contents) -> dict[str, dict[str, Any]]:
     found: dict[str, list[float]] = {}
     sets = contents.table.get("dataset", ["all"] * len(contents.table["model"]))
     for name, status, accuracy in zip(sets, contents.table["status"], contents.table["test_accuracy"], strict=True):
-        if status not in ("diverged", "failed") and accuracy is not None and np.isfinite(accuracy):
+        if status not in UNSOUND and accuracy is not None and np.isfinite(accuracy):
             found.setdefault(str(name), []).append(accuracy)
     return {
         name: {"networks": len(values)}

@@ -101,6 +101,7 @@ class Writer:
         except BaseException as found:
             error = error or found
         finally:
+            self._shelf.close()
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -175,7 +176,7 @@ class Shelf:
             raise ValueError(f"{contents.folder} holds another network as row {model}. Choose another folder")
         if not contents.shared:
             contents.begin(network)
-            self.list()
+            self.write_manifest()
         key, row = (layout_of(network).name, network.variables["shard"].item()), len(contents.table["model"])
         contents.add(network, f"parts/{key[0]}.{model:08d}.nc")
         self.held.add(network.variables["id"].item())
@@ -197,7 +198,7 @@ class Shelf:
             if len(rows) >= max(_COMPANY, len(self.shards[key]) / 2):
                 self.merge(key)
         self.save_parts()
-        self.list_if_due()
+        self.write_manifest_if_due()
 
     def merge_parts(self) -> None:
         """Put every part into a shard."""
@@ -218,7 +219,7 @@ class Shelf:
         self.save_parts()
         self.settle()
         if self.unlisted:
-            self.list()
+            self.write_manifest()
 
     def merge(self, key: tuple[str, int]) -> None:
         """Put the networks of a shard, wherever they lie, into one file."""
@@ -258,14 +259,18 @@ class Shelf:
             for row in rows:
                 self.bytes -= self.networks.pop(row, (None, 0))[1]
 
-    def list_if_due(self) -> None:
+    def close(self) -> None:
+        """Wait until no file is being written any more, whatever has become of it."""
+        self.disk.shutdown()
+
+    def write_manifest_if_due(self) -> None:
         """Wait for all files, and write the manifest unless that was done just now."""
         self.settle()
         if self.due() <= time.monotonic():
-            self.list()
+            self.write_manifest()
 
-    def list(self) -> None:
-        """Write the manifest; what it no longer lists can go."""
+    def write_manifest(self) -> None:
+        """Write the manifest, and remove what it no longer lists."""
         began = time.monotonic()
         files.write_text(self.contents.folder / MANIFEST, manifest(self.contents))
         self.listed = time.monotonic()

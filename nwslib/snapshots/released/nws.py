@@ -16,7 +16,7 @@ from nwslib.snapshots import cnn
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.released.networks import Places, Source, as_float32, network
 from nwslib.snapshots.released.tables import Line, inside, known_split, lines, size_inside
-from nwslib.snapshots.schema import SNAPSHOTS, SPLITS, layout_of
+from nwslib.snapshots.schema import SNAPSHOTS, SPLITS, UNSOUND, layout_of
 from nwslib.snapshots.store import open_population
 
 #: Names of the values that the CSVs have codes for, in the order of the codes.
@@ -151,7 +151,7 @@ def export_nws(folder: str | Path, target: str | Path) -> int:
         raise FileExistsError(f"{target} is not empty: choose a new folder")
     written: dict[int, tuple[str, list]] = {}
     for node in nodes:
-        for position in np.flatnonzero(~np.isin(node["status"].values, ("diverged", "failed"))).tolist():
+        for position in np.flatnonzero(~np.isin(node["status"].values, UNSOUND)).tolist():
             one = node.isel(model=position)
             written[one["model"].item()] = (one["split"].item(), _export(one, target))
     # The CSVs last: they lead to whole networks only.
