@@ -472,9 +472,7 @@ def landscape(points: xr.DataArray, ax: Axes, by: str) -> Axes:
             for place, (name, _) in enumerate(groups)
         ]
         _key(ax, [], marks)
-    shares = points["share"].values
-    ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
-    return ax
+    return _name_components(points, ax)
 
 
 def trajectory(points: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
@@ -504,9 +502,7 @@ def trajectory(points: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
             ax.plot(x[-1], y[-1], **_DOT | {"color": colour})
     colours = [(PALETTE[place % len(PALETTE)], _words(name)) for place, (name, _) in enumerate(groups)]
     _key(ax, colours, [_RING | {"label": "start"}, _DOT | {"label": "end"}])
-    shares = points["share"].values
-    ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
-    return ax
+    return _name_components(points, ax)
 
 
 def distances(travelled: xr.DataArray, ax: Axes, by: str = "optimizer") -> Axes:
@@ -801,6 +797,12 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
     found = np.full((3, values.shape[1]), np.nan)
     found[:, filled] = np.nanquantile(values[:, filled], [0.25, 0.5, 0.75], axis=0)
     return found
+
+
+def _name_components(points: xr.DataArray, ax: Axes) -> Axes:
+    shares = points["share"].values
+    ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second component ({shares[1]:.0%})")
+    return ax
 
 
 def _key(ax: Axes, entries: Sequence[tuple[str, str]], lines: Sequence[dict] = ()) -> None:
