@@ -73,6 +73,17 @@ def kill(client, workers):
     raise AssertionError(f"{workers} live")
 
 
+def whole(client):
+    """Wait until both workers are there, and their nannies know: a worker that dies before that does not come back."""
+    client.wait_for_workers(2, timeout=60)
+    for _ in range(600):
+        processes = [nanny.process for nanny in client.cluster.workers.values()]
+        if all(process and process.status == distributed.Status.running for process in processes):
+            return
+        time.sleep(0.1)
+    raise AssertionError(client.cluster)
+
+
 def slow(model, worker):
     time.sleep(0.3)
 
@@ -103,7 +114,7 @@ def failing(client, fails, times=1):
 
         population.train = getattr(population, "sound", population.train)
 
-    client.wait_for_workers(2, timeout=60)
+    whole(client)
     client.run(patch)
     try:
         yield
@@ -207,7 +218,7 @@ def test_a_network_that_fails_does_not_take_others_with_it(local, digits, tmp_pa
 
 
 def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
-    local.wait_for_workers(2, timeout=60)
+    whole(local)
     broken = next(iter(local.nthreads()))
 
     def fails(model, worker):
@@ -220,17 +231,17 @@ def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
 
 
 def test_a_task_does_not_wait_for_a_worker_that_is_gone(local, digits):
-    local.wait_for_workers(2, timeout=60)
+    whole(local)
     broken = next(iter(local.nthreads()))
 
     def fails(model, worker):
         if worker.address == broken:
-            time.sleep(0.5)
+            time.sleep(1)
             raise OSError("no space left")
         os.kill(os.getpid(), signal.SIGKILL)  # and comes back sound
 
     with failing(local, fails):
-        (network,) = cluster.train(designed(1), digits, client=local, retries=30, **OPTIONS)
+        (network,) = cluster.train(designed(1), digits, client=local, retries=60, **OPTIONS)
     assert network["status"].item() == "stopped"
 
 
@@ -300,6 +311,7 @@ def test_image_sets_that_differ_between_workers_are_refused(local):
     def either():
         return images.load("digits", size=16, train_limit=500 + pids.index(os.getpid()))
 
+    whole(local)
     pids = list(local.run(os.getpid).values())
     with pytest.raises(RuntimeError, match=r"image set 'digits': worker .* has .*, but worker .* has"):
         cluster.train(designed(2), {"digits": either}, client=local, **OPTIONS)
