@@ -91,7 +91,7 @@ def test_orders_are_uniform_and_those_of_layers_are_independent():
 
 
 def test_the_seed_decides_alone():
-    # The order of the first four words of Philox4x64-10 with the key (3, 0), which every machine computes alike.
+    # The order of the first four words of Philox4x64-10 with the key (1, 0), which every machine computes alike.
     assert (permutation(SMALL, 3)[SMALL.slices["conv1.bias"]] - SMALL.slices["conv1.bias"].start).tolist() == [
         1,
         2,
