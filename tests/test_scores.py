@@ -15,8 +15,9 @@ def reading(truth, prediction, train=None, **attributes):
     classes, counts = np.unique(train if train is not None else truth, return_counts=True)
     found = xr.Dataset({"truth": ("model", truth), "prediction": ("model", prediction)})
     found = found.assign_coords({"class": classes, "train_networks": ("class", counts)})
-    parameters = {"snapshot": 20, "part": "all", "batch_norm": True}
-    words = {"task": "classification", "property": "optimizer", "method": "a method", "seed": 0, "shuffled": 0}
+    parameters = {"snapshot": 20, "part": "all", "kinds": "trained", "variable": "weights", "permuted": True}
+    words = {"task": "classification", "property": "optimizer", "method": "a method", "seed": "0", "shuffled": 0}
+    words |= {"trained_on": "", "read_on": ""}
     return found.assign_attrs({**words, "parameters": json.dumps(parameters), **attributes})
 
 
@@ -101,6 +102,75 @@ def test_intervals_follow_the_seed():
     assert mean[0] != mean[2]
 
 
+def crossed(networks, seeds, share, seed, spread=0.05):
+    """Give a reading by several seeds: some networks are hard for all of them, and some seeds are better."""
+    random = np.random.default_rng(seed)
+    ease = random.normal(size=(networks, 1)) + random.normal(size=(networks, seeds))
+    threshold = scipy.stats.norm.isf(share, scale=2**0.5)
+    right = ease + random.normal(size=seeds) * spread > threshold
+    found = reading(["adam", "momentum"] * (networks // 2), ["adam"] * networks, seed=str([*range(seeds)])[1:-1])
+    other = np.where(found["truth"].values == "adam", "momentum", "adam")[:, None]
+    named = np.where(right, found["truth"].values[:, None], other)
+    return found.assign(prediction=(("model", "seed"), named))
+
+
+def test_the_interval_over_networks_and_seeds_covers_the_truth():
+    bounds = np.array([scores.accuracy_interval(crossed(60, 3, 0.7, seed), draws=300) for seed in range(200)])
+    assert 0.92 < ((bounds[:, 0] <= 0.7) & (bounds[:, 1] >= 0.7)).mean() < 0.995
+    # With seeds that differ much, the intervals of networks alone hold the truth far less often.
+    both, alone = [], []
+    for seed in range(100):
+        found = crossed(60, 3, 0.7, seed, spread=0.5)
+        both.append(scores.accuracy_interval(found, draws=300))
+        right = (found["prediction"] == found["truth"]).mean("seed").values
+        alone.append(scores.interval(lambda x: x.mean(axis=1), right, draws=300))
+    expected = scipy.stats.norm.sf(scipy.stats.norm.isf(0.7, scale=2**0.5), scale=2.25**0.5)
+    held = [np.mean([low <= expected <= high for low, high in each]) for each in (both, alone)]
+    assert held[0] > 0.88 > held[1] + 0.1
+
+
+def test_the_interval_of_a_mean_is_the_same_by_products_and_by_resampled_columns():
+    values = np.random.default_rng(0).random((40, 3, 2, 5))
+    found = scores.mean(xr.DataArray(values, dims=("model", "seed", "a", "b")), draws=300)
+    np.testing.assert_allclose(found["mean"], values.mean(axis=(0, 1)))
+    for place in np.ndindex(2, 5):
+        one = scores.interval(lambda x: x.mean(axis=1), values[:, :, *place], draws=300)
+        assert (found["low"].values[place], found["high"].values[place]) == pytest.approx(one)
+
+
+def test_a_mean_leaves_out_networks_without_a_number():
+    values = np.random.default_rng(0).random((30, 4))
+    values[:20, 1], values[:, 3] = np.nan, np.nan
+    found = scores.mean(xr.DataArray(values, {"x": list("abcd")}, dims=("model", "x")))
+    assert found["networks"].values.tolist() == [30, 10, 30, 0]
+    assert found["mean"][1] == pytest.approx(values[20:, 1].mean())
+    assert found["high"][1] - found["low"][1] > found["high"][0] - found["low"][0]
+    assert found.sel(x="d").to_array()[:3].isnull().all()
+
+
+def test_large_samples_are_resampled_in_blocks_with_one_result(monkeypatch):
+    truth, prediction = np.random.default_rng(0).normal(size=(2, 50))
+    whole = scores.interval(scores.r2, truth, truth + prediction, draws=200)
+    monkeypatch.setattr(scores, "_BLOCK", 500)
+    assert scores.interval(scores.r2, truth, truth + prediction, draws=200) == whole
+
+
+def test_balanced_accuracy_agrees_with_scikit_learn_and_lies_in_its_interval():
+    random = np.random.default_rng(0)
+    truth = random.choice(["a", "b", "c"], 300, p=[0.8, 0.15, 0.05])
+    found = reading(truth, np.where(random.random(300) < 0.8, "a", truth))
+    assert scores.balanced_accuracy(found) == pytest.approx(
+        metrics.balanced_accuracy_score(truth, found["prediction"].values)
+    )
+    low, high = scores.balanced_interval(found)
+    assert low < scores.balanced_accuracy(found) < high < scores.accuracy(found)
+    always = reading(truth, ["a"] * 300)
+    assert scores.balanced_accuracy(always) == pytest.approx(1 / 3)
+    assert scores.balanced_interval(always) == pytest.approx((1 / 3, 1 / 3))
+    right = reading(truth, truth)
+    assert scores.balanced_interval(right) == scores.accuracy_interval(right)
+
+
 def test_p_values_are_uniform_without_a_trace_and_tiny_with_one():
     random = np.random.default_rng(0)
     null = []
@@ -119,6 +189,8 @@ def test_several_seeds_count_as_one_network_each():
     assert scores.accuracy(thrice) == pytest.approx(scores.accuracy(one))
     assert scores.accuracy_interval(thrice) == pytest.approx(scores.accuracy_interval(one))
     assert scores.p_value(thrice) == scores.p_value(one)
+    assert scores.balanced_interval(thrice) == pytest.approx(scores.balanced_interval(one))
+    np.testing.assert_allclose(scores.confusion(thrice), scores.confusion(one))
 
 
 def test_a_summary_calls_only_what_is_significant_above_chance():
@@ -126,6 +198,9 @@ def test_a_summary_calls_only_what_is_significant_above_chance():
     assert row["above_chance"]
     assert row["low"] < row["accuracy"] < row["high"]
     assert (row["property"], row["networks"], row["classes"], row["length"]) == ("optimizer", 60, 3, 0)
+    assert (row["kinds"], row["variable"], row["permuted"], row["seeds"]) == ("trained", "weights", True, 1)
+    several = scores.summary(crossed(60, 3, 0.9, 0))
+    assert (several["seed"], several["seeds"]) == ("0, 1, 2", 3)
     # A class that is absent from the test: naming the other two at random beats chance without knowing anything.
     guess = reading(["b", "c"] * 30, ["b", "b", "c", "c"] * 15, train=["a"] * 9 + ["b", "c"])
     row = scores.summary(guess)
@@ -141,8 +216,25 @@ def test_a_summary_of_numbers_compares_with_the_median():
     assert row["mae"] == pytest.approx(np.log10(1.1))
     assert row["baseline"] == pytest.approx(np.abs(np.log10(truth) + 3).mean())
     assert row["low"] < row["r2"] < 1
+    assert row["gain"] == pytest.approx(row["baseline"] - row["mae"])
+    assert 0 < row["gain_low"] < row["gain"] < row["gain_high"]
     perfect = xr.Dataset({"truth": ("model", truth), "prediction": ("model", truth)})
     assert scores.summary(perfect.assign_attrs(found.attrs | reading(["a"], ["a"]).attrs | attributes))["r2"] == 1
+
+
+def test_a_number_read_by_several_seeds_counts_with_the_mean_of_their_scores():
+    random = np.random.default_rng(0)
+    truth, noise = 10 ** random.uniform(-4, -2, 80), random.normal(size=(80, 3)) * [0.1, 0.2, 0.6]
+    attributes = reading(["a"], ["a"]).attrs | {"task": "regression", "train_median": 1e-3}
+    found = xr.Dataset({"truth": ("model", truth)}, attrs=attributes)
+    found["prediction"] = (("model", "seed"), truth[:, None] * 10**noise)
+    row, alone = scores.summary(found), [scores.summary(found.isel(seed=place)) for place in range(3)]
+    for name in ("r2", "mae", "gain"):
+        assert row[name] == pytest.approx(np.mean([one[name] for one in alone]))
+    assert row["baseline"] == pytest.approx(alone[0]["baseline"])
+    # The seeds differ, so that three of them say less about a fourth than 80 networks about an eighty-first.
+    assert row["high"] - row["low"] > 2 * (alone[0]["high"] - alone[0]["low"])
+    assert row["low"] < row["r2"] < row["high"]
 
 
 def test_a_table_has_a_row_per_reading(tmp_path):
@@ -152,7 +244,7 @@ def test_a_table_has_a_row_per_reading(tmp_path):
     found.to_netcdf(tmp_path / "table.nc")
     xr.testing.assert_identical(found, xr.load_dataset(tmp_path / "table.nc"))
     several = readings[0].assign_attrs(
-        parameters=json.dumps({"snapshot": [11, 20], "part": "all", "batch_norm": "only"})
+        parameters=json.dumps({"snapshot": [11, 20], "part": "all", "kinds": "batch norm"})
     )
     assert scores.table([several])["snapshot"].item() == "11 to 20"
     with pytest.raises(ValueError, match="a table needs at least one reading"):
