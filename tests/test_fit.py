@@ -1,4 +1,4 @@
-import json
+import copy
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 import xarray as xr
 
 from nwslib import space
-from nwslib.meta import RunClassifier, StatisticsClassifier, StatisticsRegressor, read
+from nwslib.meta import RunReader, fit, read
 from nwslib.meta.labels import balance, hold_out, shuffle
-from nwslib.snapshots import fake
+from nwslib.snapshots import fake, open_population, write
 
 QUICK = {"length": 64, "epochs": 6, "visits": 4, "runs": 8, "device": "cpu"}
 
@@ -26,12 +26,12 @@ def population():
 
 @pytest.fixture(scope="module")
 def fitted(population):
-    return RunClassifier(**QUICK).fit(population, "optimizer")
+    return RunReader(**QUICK).fit(population, "optimizer")
 
 
 def test_a_strong_trace_is_read_from_short_runs_and_a_shuffled_one_is_not(population, fitted):
     assert fitted.score(population) > 0.9
-    scores = [read(population, "optimizer", RunClassifier(**QUICK), shuffled=True, seed=seed) for seed in range(3)]
+    scores = [read(population, "optimizer", RunReader(**QUICK), shuffled=True, seed=seed) for seed in range(3)]
     assert np.mean([(found["prediction"] == found["truth"]).mean() for found in scores]) < 0.55
 
 
@@ -66,7 +66,7 @@ def test_networks_of_several_snapshots_are_read_at_each(population, fitted):
 
 
 def test_training_on_several_snapshots(population):
-    reader = RunClassifier(**QUICK | {"visits": 2}, snapshot=[18, 20]).fit(population, "optimizer")
+    reader = RunReader(**QUICK | {"visits": 2}, snapshot=[18, 20]).fit(population, "optimizer")
     assert reader.score(population) > 0.9
     assert reader.predictions(population)["prediction"].sizes["snapshot"] == 2
 
@@ -75,11 +75,11 @@ def test_the_seed_decides_everything_and_the_session_is_left_alone(population):
     few = {**QUICK, "epochs": 1, "visits": 1}
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again, other = (RunClassifier(**few, seed=seed).fit(population, "optimizer") for seed in (1, 1, 2))
+    first, again, other = (RunReader(**few, seed=seed).fit(population, "optimizer") for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(first.predict_proba(population), again.predict_proba(population))
     assert not np.array_equal(first.predict_proba(population), other.predict_proba(population))
-    still = [RunClassifier(**few, rate=1e-12, seed=seed).fit(population, "optimizer").module for seed in (1, 2)]
+    still = [RunReader(**few, rate=1e-12, seed=seed).fit(population, "optimizer").module for seed in (1, 2)]
     weights = [next(module.parameters()) for module in still]
     assert not torch.allclose(*weights, atol=1e-3)  # the first weights follow the seed too
 
@@ -90,7 +90,7 @@ def test_test_networks_have_no_influence_on_the_fit(population):
     test = (foreign["split"] == "test").values
     foreign["weights"].values[test] = 7
     foreign["optimizer"].values[test] = "adam"
-    states = [RunClassifier(**few).fit(one, "optimizer").module.state_dict() for one in (population, foreign)]
+    states = [RunReader(**few).fit(one, "optimizer").module.state_dict() for one in (population, foreign)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -102,10 +102,10 @@ def test_networks_seen_in_training_are_refused(population, fitted):
 
 def test_the_best_epoch_on_held_out_networks_is_kept(population):
     overdone = {**QUICK, "decay": 1.0, "visits": 8}  # there is nothing to read, so it learns the networks by heart
-    reader = RunClassifier(**overdone | {"epochs": 12}).fit(population, "activation")
+    reader = RunReader(**overdone | {"epochs": 12}).fit(population, "activation")
     best = int(np.argmin(reader.history))
     assert best < 11
-    until = RunClassifier(**overdone | {"epochs": best + 1}).fit(population, "activation")
+    until = RunReader(**overdone | {"epochs": best + 1}).fit(population, "activation")
     assert reader.history[: best + 1] == until.history
     assert all(torch.equal(a, b) for a, b in zip(reader.module.parameters(), until.module.parameters(), strict=True))
 
@@ -135,54 +135,61 @@ def test_shuffling_keeps_the_labels_and_moves_them():
     assert np.array_equal(shuffle(labels, 0), shuffle(labels, 0))
 
 
-def test_a_reading_says_what_was_done(population, tmp_path):
-    reader = RunClassifier(**QUICK | {"epochs": 1})
-    found = read(population, "optimizer", reader, length=50, seed=3)
-    assert reader.module is None
-    assert json.loads(found.attrs["parameters"])["length"] == 50
-    assert (found.attrs["task"], found.attrs["property"], found.attrs["seed"]) == ("classification", "optimizer", 3)
-    train = population.isel(
-        model=np.flatnonzero((population["split"] == "train") & (population["status"] != "diverged"))
-    )
-    for name, count in zip(found["class"].values, found["train_networks"].values, strict=True):
-        assert count == (train["optimizer"] == name).sum()
-    assert found.attrs["networks_trained_on"] == train.sizes["model"]
-    found.to_netcdf(tmp_path / "reading.nc")
-    xr.testing.assert_identical(found, xr.load_dataset(tmp_path / "reading.nc"))
+def test_a_number_is_estimated_from_runs(population):
+    spread = 2 * (np.log10(population["learning_rate"]) + 3) * (population["snapshot"] - 1) / 19
+    rated = population.assign(weights=(population["weights"] * 10**spread).astype("float32"))
+    reader = RunReader(**QUICK | {"rate": 1e-2, "epochs": 10}).fit(rated, "learning_rate")
+    assert reader.score(rated) > 0.4
+    shuffled = RunReader(**QUICK).fit(rated, "learning_rate", shuffled=True)
+    assert shuffled.score(rated) < 0.2
+    runs, found = reader.predict_runs(rated), reader.predictions(rated)
+    assert runs.dims == ("model", "snapshot", "run")
+    np.testing.assert_allclose(np.log10(runs).mean("run")[:, 0], np.log10(found["prediction"]), rtol=1e-6)
+    with pytest.raises(ValueError, match="learning_rate is a number and has no probabilities"):
+        reader.predict_proba(rated)
 
 
-def test_every_reader_reads_and_is_stored(population, tmp_path):
-    readers = {"optimizer": StatisticsClassifier(per="vector"), "learning_rate": StatisticsRegressor(per="vector")}
-    for name, reader in readers.items():
-        found = read(population, name, reader, at=15)
-        assert np.array_equal(found["truth"], found[name])
-        found.to_netcdf(tmp_path / f"{name}.nc")
-    assert found.attrs["task"] == "regression"
-    assert 0.0002 < found.attrs["train_median"] < 0.005
+def test_each_estimate_meets_its_own_number():
+    scores, wanted = torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0])
+    assert fit._loss(scores, wanted) == 0  # over all pairs it would be a half
 
 
-def test_a_tree_of_architectures_is_read_and_short_networks_are_counted(population):
-    made = fake.population(space.sample("nws_small", 24, seed=1, width_conv=8), signal=0.0)
-    wide = xr.concat(
-        [network.drop_dims("evaluation") for network in made],
-        "model",
-        data_vars="all",
-        coords="different",
-        compat="equals",
-        join="exact",
-    )
-    tree = xr.DataTree.from_dict({"small": population, "wide": wide.assign_coords(model=wide["model"] + 1000)})
-    reader = RunClassifier(**QUICK | {"epochs": 1, "length": population.sizes["weight"] + 1})
-    found = read(tree, "optimizer", reader)
-    assert set(found["width_conv"].values) == {8}
-    assert json.loads(found.attrs["left_out_of_training"])["too short"] > 80
-    assert read(tree, "optimizer", reader, length=20).sizes["model"] > found.sizes["model"]
+def test_runs_read_from_the_files_teach_the_same(population, tmp_path):
+    few = {**QUICK, "epochs": 2, "visits": 1}
+    write(tmp_path, fake.population(space.sample("nws_small", 40, seed=0, filter_size=[3, 5])))
+    tree = open_population(tmp_path)
+    readers = [RunReader(**few, resident=where).fit(tree, "optimizer") for where in ("always", "never")]
+    assert readers[0].history == readers[1].history
+    assert np.array_equal(*(reader.predict_proba(tree) for reader in readers))
+
+
+def test_the_whole_vector_is_one_run(population):
+    reader = RunReader(**QUICK | {"length": None, "epochs": 2}).fit(population, "optimizer")
+    runs = reader.predict_runs(population)
+    assert runs.sizes["run"] == 1
+    assert (runs["start"] == 0).all()
+
+
+def test_batch_statistics_depend_on_the_company(population, fitted):
+    alone = population.isel(model=np.flatnonzero(population["split"] == "test")[:3])
+    for statistics, same in ((False, True), (True, False)):
+        reader = copy.copy(fitted)
+        reader.batch_statistics = statistics
+        together = reader.predict_proba(population).sel(model=alone["model"])
+        assert np.allclose(reader.predict_proba(alone), together, atol=1e-5) == same
+
+
+def test_mixed_precision_reads_as_well(population):
+    reader = RunReader(**QUICK, precision="bfloat16").fit(population, "optimizer")
+    assert reader.score(population) > 0.9
+    full = RunReader(**QUICK).fit(population, "optimizer")
+    assert not np.array_equal(reader.predict_proba(population), full.predict_proba(population))
 
 
 def test_the_original_is_that_of_the_study():
-    reader = RunClassifier.original(length=1000)
+    reader = RunReader.original(length=1000)
     assert (reader.network, reader.batch, reader.rate, reader.epochs) == ("short", 64, 1e-3, 50)
-    assert (reader.length, RunClassifier.original().length) == (1000, 5000)
+    assert (reader.length, RunReader.original().length) == (1000, 5000)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +199,8 @@ def test_the_original_is_that_of_the_study():
         ({"length": -1}, "length must be at least 1, not -1"),
         ({"rate": 0.0}, "rate must be positive"),
         ({"validation": 1.0}, "validation must be more than 0 and less than 1"),
-        ({"lenght": 5}, r"RunClassifier has no parameter 'lenght'. Did you mean 'length'"),
+        ({"lenght": 5}, r"RunReader has no parameter 'lenght'. Did you mean 'length'"),
+        ({"precision": "float16"}, r"unknown precision 'float16'. Did you mean 'bfloat16'"),
         ({"network": "shrot"}, r"unknown meta-classifier 'shrot'. Did you mean 'short'"),
         ({"part": "convolutions"}, r"unknown part 'convolutions'. Did you mean 'convolution'"),
         ({"snapshot": 0}, r"there is no snapshot 0. The nearest is 1"),
@@ -202,13 +210,11 @@ def test_the_original_is_that_of_the_study():
 )
 def test_bad_parameters_are_refused(population, change, message):
     with pytest.raises(ValueError, match=message):
-        read(population, "optimizer", RunClassifier(**QUICK), **change)
+        read(population, "optimizer", RunReader(**QUICK), **change)
 
 
 def test_what_cannot_be_read_is_refused(population):
     with pytest.raises(ValueError, match=r"unknown property 'optimiser'. Did you mean 'optimizer'"):
-        read(population, "optimiser", RunClassifier(**QUICK))
-    with pytest.raises(ValueError, match="learning_rate is continuous"):
-        read(population, "learning_rate", RunClassifier(**QUICK))
+        read(population, "optimiser", RunReader(**QUICK))
     with pytest.raises(ValueError, match="not fitted: call fit first"):
-        RunClassifier(**QUICK).predict(population)
+        RunReader(**QUICK).predict(population)

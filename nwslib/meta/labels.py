@@ -1,12 +1,12 @@
-"""What a reader is asked to name: labels of networks, the guard of the split, and the balance of the classes."""
+"""What a reader is asked for: properties as classes or numbers, the guard of the split, the balance of the classes."""
 
 from collections.abc import Collection
 
 import numpy as np
 
 
-def class_labels(values: np.ndarray, property: str) -> np.ndarray:
-    """Check that a property of the training networks can be read as classes.
+def task_of(values: np.ndarray, property: str) -> str:
+    """Say whether a property of the training networks is read as classes or as a number, and check that it can be.
 
     Parameters
     ----------
@@ -17,24 +17,27 @@ def class_labels(values: np.ndarray, property: str) -> np.ndarray:
 
     Returns
     -------
-    numpy.ndarray
-        `values`.
+    str
+        ``"regression"`` for real numbers, which must be positive since their logarithm is read; else
+        ``"classification"``.
 
     Raises
     ------
     ValueError
-        If the property is continuous, has a single value, or a class has a single network.
+        If the property has a single value, a class has a single network, or a number is not positive.
     """
-    if values.dtype.kind == "f":
-        raise ValueError(f"{property} is continuous: read it with StatisticsRegressor")
     classes, counts = np.unique(values, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"{property} is {classes[0]!s} in every training network: there is nothing to tell apart")
+    if values.dtype.kind == "f":
+        if not (values > 0).all():
+            raise ValueError(f"{property} is read as its logarithm and must be positive, not {values.min()}")
+        return "regression"
     if counts.min() < 2:
         raise ValueError(
             f"{property} is {classes[counts.argmin()]!s} in only 1 training network, and a class needs at least 2"
         )
-    return values
+    return "classification"
 
 
 def shuffle(values: np.ndarray, seed: int) -> np.ndarray:
@@ -61,7 +64,7 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     Parameters
     ----------
     labels
-        Label of each training network, shape (m,).
+        Class of each training network, shape (m,); numbers count as one class.
     share
         Share of the networks, more than 0 and less than 1; at least one of each class, and never all.
     seed
@@ -74,8 +77,9 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """
     generator = np.random.default_rng([seed, 2])
     held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+    classes = np.zeros(len(labels)) if labels.dtype.kind == "f" else labels
+    for label in np.unique(classes):
+        members = generator.permutation(np.flatnonzero(classes == label))
         held[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return held
 
@@ -86,7 +90,7 @@ def balance(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     Parameters
     ----------
     labels
-        Label of each network, shape (m,).
+        Class of each network, shape (m,); of numbers, all networks are drawn.
     generator
         Source of the draw.
 
@@ -95,6 +99,8 @@ def balance(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     numpy.ndarray
         Positions of the chosen networks, shape (classes * rarest,).
     """
+    if labels.dtype.kind == "f":
+        return generator.permutation(len(labels))
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rarest = min(map(len, members))
     return np.concatenate([generator.permutation(positions)[:rarest] for positions in members])

@@ -1,21 +1,30 @@
 """What a meta-classifier may see: networks on one side of the split, parts of their weights, statistics, and runs."""
 
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xarray as xr
 
 from nwslib.snapshots.schema import COORDINATES, SPLITS, UNSOUND, layout_of
+from nwslib.snapshots.units import permutation
 from nwslib.space import nearest
 
+GROUPINGS = ("vector", "layer", "run")
+VARIABLES = ("weights", "updates")
 PARTS = ("all", "convolution", "dense")
 PERCENTILES = (1, 25, 50, 75, 99)
 STATISTICS = ("mean", "variance", "skewness", *(f"{percentile} %" for percentile in PERCENTILES))
+KINDS = {
+    "all": ("kernel", "bias", "beta", "gamma", "mean", "variance"),
+    "trained": ("kernel", "bias", "beta", "gamma"),
+    "without batch norm": ("kernel", "bias"),
+    "kernels": ("kernel",),
+    "batch norm": ("beta", "gamma", "mean", "variance"),
+}
 
-_BATCH_NORM_KINDS = ("beta", "gamma", "mean", "variance")
 _MODEL_COORDINATES = tuple(name for name, variable in COORDINATES.items() if variable.dims == ("model",))
 _BLOCK = 1 << 23  # weights per block: 64 MiB in float64
 
@@ -47,7 +56,60 @@ def nodes(population: xr.Dataset | xr.DataTree) -> tuple[xr.Dataset, ...]:
     return found
 
 
-def select(population: xr.Dataset, part: str = "all", batch_norm: bool | str = True) -> np.ndarray:
+def matching(
+    population: xr.Dataset | xr.DataTree, *, without: bool = False, **values: object
+) -> xr.Dataset | xr.DataTree:
+    """Give the part of a population whose properties have some values, as lazy as before.
+
+    Parameters
+    ----------
+    population
+        A population or one node of it.
+    without
+        Give all other networks instead.
+    **values
+        A value, or several, for each property that counts; a network must match in all.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        As given; architectures without a matching network are left out of a tree.
+
+    Raises
+    ------
+    ValueError
+        If a property is unknown, or no network is left.
+
+    Examples
+    --------
+    >>> from nwslib import space
+    >>> from nwslib.snapshots import fake
+    >>> made = list(fake.population(space.sample("nws_small", 12, seed=0)))
+    >>> population = xr.concat([one.drop_dims("evaluation") for one in made], "model", data_vars="all")
+    >>> sorted(set(matching(population, optimizer=["adam", "momentum"])["optimizer"].values.tolist()))
+    ['adam', 'momentum']
+    """
+    if isinstance(population, xr.DataTree):
+        found = {node.name: _matching(node.to_dataset(), values, without) for node in population.children.values()}
+        found = {name: node for name, node in found.items() if node.sizes["model"]}
+    else:
+        found = {"": _matching(population, values, without)}
+    if not sum(node.sizes["model"] for node in found.values()):
+        raise ValueError(f"no network is left: {'all' if without else 'none'} of them match {values}")
+    return xr.DataTree.from_dict(found) if isinstance(population, xr.DataTree) else found[""]
+
+
+def _matching(node: xr.Dataset, values: Mapping[str, object], without: bool) -> xr.Dataset:
+    match = np.full(node.sizes["model"], True)
+    for name, wanted in values.items():
+        known = [name for name in node.variables if node[name].dims == ("model",)]
+        if name not in known:
+            raise ValueError(f"unknown property {name!r}. {nearest(name, known)}")
+        match &= np.isin(node[name].values, np.atleast_1d(wanted))
+    return node.isel(model=np.flatnonzero(match != without))
+
+
+def select(population: xr.Dataset, part: str = "all", kinds: str = "all") -> np.ndarray:
     """Say which weights of one architecture a meta-classifier may see.
 
     Parameters
@@ -56,9 +118,9 @@ def select(population: xr.Dataset, part: str = "all", batch_norm: bool | str = T
         One architecture's dataset; its layout is read, no weight.
     part
         ``"all"``, ``"convolution"`` or ``"dense"``.
-    batch_norm
-        True: all variables; False: without those of batch norms (beta, gamma, moving mean and variance); ``"only"``:
-        those alone.
+    kinds
+        ``"all"``; ``"trained"``: without moving means and variances; ``"without batch norm"``: kernels and biases;
+        ``"kernels"``; ``"batch norm"``: only beta, gamma, moving mean and variance.
 
     Returns
     -------
@@ -68,11 +130,9 @@ def select(population: xr.Dataset, part: str = "all", batch_norm: bool | str = T
     Raises
     ------
     ValueError
-        If `part` or `batch_norm` is unknown, or nothing is left.
+        If `part` or `kinds` is unknown, or nothing is left.
     """
-    return np.concatenate(
-        [np.arange(place.start, place.stop) for place in _places(population, part, batch_norm).values()]
-    )
+    return np.concatenate([np.arange(place.start, place.stop) for place in _places(population, part, kinds).values()])
 
 
 @dataclass(frozen=True)
@@ -121,7 +181,7 @@ def readable(
     *,
     length: int = 1,
     part: str = "all",
-    batch_norm: bool | str = True,
+    kinds: str = "all",
     min_test_accuracy: float = 0.0,
 ) -> Networks:
     """Choose the networks that can be read, on one side of the split or both.
@@ -134,7 +194,7 @@ def readable(
         ``"train"``, ``"test"`` or None for both.
     length
         Weights in a run: networks with fewer in the selection are left out.
-    part, batch_norm
+    part, kinds
         The selection of weights, as in `select`.
     min_test_accuracy
         Networks below it at the last snapshot are left out; 0 keeps all, those at chance too.
@@ -162,7 +222,7 @@ def readable(
             accurate = node["test_accuracy"].isel(snapshot=-1).values >= min_test_accuracy
             left_out["below min_test_accuracy"] += int((good & ~accurate).sum())
             good &= accurate
-        if length > 1 and len(select(node, part, batch_norm)) < length:
+        if length > 1 and len(select(node, part, kinds)) < length:
             left_out["too short"] += int(good.sum())
             good[:] = False
         kept.append(np.flatnonzero(good))
@@ -173,13 +233,16 @@ def readable(
 
 def statistics_view(
     population: xr.Dataset | xr.DataTree,
-    snapshot: int = 20,
+    snapshot: int | Sequence[int] = 20,
     *,
     per: str = "vector",
     part: str = "all",
-    batch_norm: bool | str = True,
-    run: tuple[int, int] | None = None,
+    kinds: str = "all",
+    variable: str = "weights",
+    length: int | None = None,
+    runs: int = 1,
     since: int | None = None,
+    permuted: bool = False,
     split: str | None = None,
     min_test_accuracy: float = 0.0,
 ) -> xr.DataArray:
@@ -190,60 +253,82 @@ def statistics_view(
     population
         A population or one node of it; read in blocks, so that memory does not grow with the number of networks.
     snapshot
-        Which snapshot, 1 to 20.
+        Which snapshot, 1 to 20, or several.
     per
-        ``"vector"``: over the whole selection; ``"layer"``: for each layer and kind apart (one architecture only).
-    part, batch_norm
+        ``"vector"``: over the whole selection; ``"layer"``: for each layer and kind apart (one architecture only);
+        ``"run"``: over runs of consecutive weights.
+    part, kinds
         The selection of weights, as in `select`.
-    run
-        Start and length of one run within the selection, in place of all of it.
+    variable
+        ``"weights"``, or ``"updates"``: what the last step before the snapshot changed, where the population has it.
+    length, runs
+        For ``per="run"``: weights in a run, and how many evenly spaced runs of each network; a single one lies in the
+        middle. Networks with fewer weights in the selection are left out and counted.
     since
         An earlier snapshot: summarise the change since then, not the weights.
+    permuted
+        Whether the hidden units of each network are first permuted, consistently: the same function, other places.
     split, min_test_accuracy
         Which networks, as in `readable`.
 
     Returns
     -------
     xarray.DataArray
-        Dimensions ``model``, ``feature`` (``"conv1.kernel mean"``), float64, with every coordinate of the networks.
-        The skewness of constant weights is 0.
+        Dimensions ``model``, ``feature`` (``"conv1.kernel mean"``), float64, with every coordinate of the networks;
+        between them ``snapshot``, where several were asked for, and ``run``, where there are runs. The skewness of
+        constant weights is 0.
 
     Raises
     ------
     ValueError
-        If an argument is unknown, the run does not fit, or `per` is ``"layer"`` and the architectures differ.
+        If an argument is unknown, `per` and `length` do not go together, the population does not keep the variable, or
+        `per` is ``"layer"`` and the architectures differ.
 
     Notes
     -----
     The set of statistics is that of Unterthiner et al., "Predicting neural network accuracy from weights", 2020
     (arXiv:2002.11448), widened to tail percentiles as in Eilertsen et al., ECAI 2020.
     """
-    length = 1 if run is None else run[0] + run[1]
-    chosen = readable(
-        population,
-        split,
-        length=length,
-        part=part,
-        batch_norm=batch_norm,
-        min_test_accuracy=min_test_accuracy,
-    )
-    blocks, names = [], None
+    _check_grouping(per, length, runs)
+    named = {"part": part, "kinds": kinds, "min_test_accuracy": min_test_accuracy}
+    chosen = readable(population, split, length=length or 1, **named)
+    sequence = np.ndim(snapshot) > 0
+    source = {"variable": variable, "since": since, "permuted": permuted}
+    features, parts = None, []
     for node, positions in zip(chosen.nodes, chosen.positions, strict=True):
         if not len(positions):
             continue
-        weights, groups = _groups(node, per, part, batch_norm, run)
-        if names is not None and list(groups) != names:
+        weights, groups = _groups(node, per, part, kinds, length, runs)
+        names = (
+            [f"{name} {statistic}" for name in groups for statistic in STATISTICS] if per == "layer" else [*STATISTICS]
+        )
+        if features not in (None, names):
             raise ValueError("statistics per layer need networks of one architecture: choose a node, or per='vector'")
-        names = list(groups)
-        for _, block in _blocks(node, positions, snapshot, weights, since):
-            blocks.append(np.concatenate([statistics(block[:, place]) for place in groups.values()], axis=1))
-    features = [f"{name} {statistic}" for name in names for statistic in STATISTICS]
-    coordinates = {**chosen.coordinates(), "feature": features}
-    view = xr.DataArray(np.concatenate(blocks), coordinates, ("model", "feature"), name="statistics")
-    arguments = {"snapshot": snapshot, "per": per, "part": part, "batch_norm": batch_norm, "run": run, "since": since}
-    arguments["min_test_accuracy"] = min_test_accuracy
-    view.attrs = {name: str(value) for name, value in arguments.items()} | {"left_out": json.dumps(chosen.left_out)}
-    return view
+        features = names
+        moments = [
+            np.concatenate(
+                [_summed_up(block, groups) for _, block in blocks(node, positions, number, weights, **source)]
+            )
+            for number in np.atleast_1d(snapshot).tolist()
+        ]
+        parts.append(np.stack(moments, axis=1))  # (m, s, groups, statistics)
+    values = np.concatenate(parts)
+    values = values if per == "run" else values.reshape(*values.shape[:2], 1, -1)
+    found = xr.DataArray(
+        values,
+        {**chosen.coordinates(), "snapshot": np.atleast_1d(snapshot), "feature": features},
+        ("model", "snapshot", "run", "feature"),
+        name="statistics",
+    )
+    found = found if per == "run" else found.isel(run=0)
+    arguments = {"snapshot": snapshot, "per": per, **named, "length": length, "runs": runs, **source}
+    found.attrs = described(arguments) | {"left_out": json.dumps(chosen.left_out)}
+    return found if sequence else found.isel(snapshot=0, drop=True)
+
+
+def described(arguments: Mapping[str, object]) -> dict[str, str]:
+    """Give arguments as text that is equal where they mean the same, for the attributes of a view."""
+    return {name: str(np.asarray(value).tolist()) for name, value in arguments.items()}
 
 
 def statistics(weights: np.ndarray) -> np.ndarray:
@@ -280,176 +365,66 @@ def statistics(weights: np.ndarray) -> np.ndarray:
     return np.column_stack([mean, variance, skewness, low + (high - low) * (place - below)])
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The selected weights of many snapshots, resident on a device, and runs of consecutive ones cut from them.
-
-    One row is one snapshot of one network; row = network * number of snapshots + snapshot.
-
-    Attributes
-    ----------
-    weights
-        Selected weights of all rows, one after the other, float32, shape (sum over rows of w,).
-    offset
-        Where each row begins, int64, on the device of the weights.
-    room
-        At how many places of each row a run can start, int64, on the CPU: no run leaves its row.
-    length
-        Weights in a run.
-    networks
-        The networks, in the order of the rows.
-    snapshots
-        The snapshots of each.
-    """
-
-    weights: torch.Tensor
-    offset: torch.Tensor
-    room: torch.Tensor
-    length: int
-    networks: Networks
-    snapshots: tuple[int, ...]
-
-    def gather(self, rows: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Cut one run from each of some rows, in one gather on the device.
-
-        Parameters
-        ----------
-        rows
-            Which rows, int64, shape (b,), on the device of the weights.
-        starts
-            Where in its row each run starts, less than its `room`, shape (b,), likewise.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (b, length).
-        """
-        # Rows of an overlapping view: 10 to 20 times faster on a CPU than an index for every weight, and no such index.
-        return self.weights.unfold(0, self.length, 1).index_select(0, self.offset[rows] + starts)
-
-    def random_starts(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw where runs start, each place equally likely; rows and result on the CPU, shape (b,)."""
-        draws = torch.rand(len(rows), dtype=torch.float64, generator=generator)
-        return (draws * self.room[rows]).long()
-
-    def spaced_starts(self, rows: torch.Tensor, runs: int) -> torch.Tensor:
-        """Space runs evenly, the first at the start and the last at the end of each row; CPU, shape (b, runs)."""
-        fractions = torch.linspace(0, 1, runs, dtype=torch.float64) if runs > 1 else torch.tensor([0.5]).double()
-        return (fractions * (self.room[rows, None] - 1)).round().long()
+def _places(node: xr.Dataset, part: str, kinds: str) -> dict[str, slice]:
+    """Give the place in the vector of each selected tensor, by name."""
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}. {nearest(part, PARTS)}")
+    if kinds not in KINDS:
+        raise ValueError(f"unknown kinds {kinds!r}. {nearest(kinds, KINDS)}")
+    layout = layout_of(node)
+    if layout.size != node.sizes["weight"]:
+        raise ValueError(f"{layout.name} has {layout.size} weights, but the dataset has {node.sizes['weight']}")
+    places = {
+        tensor.name: layout.slices[tensor.name]
+        for tensor in layout.tensors
+        if part in ("all", tensor.part) and tensor.kind in KINDS[kinds]
+    }
+    if not places:
+        raise ValueError(f"{layout.name} has no weight with part={part!r} and kinds={kinds!r}")
+    return places
 
 
-def runs_view(
-    population: xr.Dataset | xr.DataTree,
-    length: int,
+def blocks(
+    node: xr.Dataset,
+    positions: np.ndarray,
+    snapshot: int,
+    weights: np.ndarray,
     *,
-    split: str | None = None,
-    snapshots: int | Sequence[int] = 20,
-    part: str = "all",
-    batch_norm: bool | str = True,
-    min_test_accuracy: float = 0.0,
-    device: str | torch.device = "cpu",
-) -> Runs:
-    """Load the selected weights to a device, ready to be cut into runs.
+    variable: str = "weights",
+    since: int | None = None,
+    permuted: bool = False,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read one snapshot of some networks of one architecture in blocks of bounded size.
 
     Parameters
     ----------
-    population
-        A population or one node of it.
-    length
-        Weights in a run; networks with fewer in the selection are left out and counted.
-    split, min_test_accuracy
-        Which networks, as in `readable`.
-    snapshots
-        Which snapshots of each.
-    part, batch_norm
-        The selection of weights, as in `select`; a run never leaves it, and never joins two networks.
-    device
-        Where the weights are to be; they take four bytes each.
+    node
+        One architecture's dataset.
+    positions
+        Of the networks, along ``model``.
+    snapshot
+        Its number.
+    weights
+        Positions in the weight vector, from `select`.
+    variable, since, permuted
+        As in `statistics_view`.
 
-    Returns
-    -------
-    Runs
-        One row per network and snapshot.
+    Yields
+    ------
+    tuple of slice and numpy.ndarray
+        Which of `positions`, and their weights (m, w), float32.
 
     Raises
     ------
     ValueError
-        If an argument is unknown or no network is long enough.
+        If there is no such snapshot, or the population does not keep the variable.
     """
-    if length < 1:
-        raise ValueError(f"a run needs at least 1 weight, not {length}")
-    chosen = readable(
-        population,
-        split,
-        length=length,
-        part=part,
-        batch_norm=batch_norm,
-        min_test_accuracy=min_test_accuracy,
-    )
-    numbers = tuple(int(number) for number in np.atleast_1d(snapshots))
-    selections = [
-        select(node, part, batch_norm) if len(positions) else np.arange(0)
-        for node, positions in zip(chosen.nodes, chosen.positions, strict=True)
-    ]
-    counts = [len(positions) * len(numbers) for positions in chosen.positions]
-    sizes = torch.tensor(np.repeat([len(selection) for selection in selections], counts))
-    weights = torch.empty(int(sizes.sum()), device=device)
-    end = 0
-    for node, positions, selection in zip(chosen.nodes, chosen.positions, selections, strict=True):
-        shape = (len(positions), len(numbers), len(selection))
-        start, end = end, end + int(np.prod(shape))
-        target = weights[start:end].view(shape)
-        for place, number in enumerate(numbers if len(positions) else ()):
-            for rows, block in _blocks(node, positions, number, selection):
-                target[rows, place] = torch.from_numpy(block).to(device)
-    return Runs(weights, (sizes.cumsum(0) - sizes).to(device), sizes - length + 1, length, chosen, numbers)
-
-
-def _places(node: xr.Dataset, part: str, batch_norm: bool | str) -> dict[str, slice]:
-    """Give the place in the vector of each selected tensor, by name."""
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}. {nearest(part, PARTS)}")
-    if batch_norm not in (True, False, "only"):
-        raise ValueError(f"batch_norm must be True, False or 'only', not {batch_norm!r}")
-    layout = layout_of(node)
-    if layout.size != node.sizes["weight"]:
-        raise ValueError(f"{layout.name} has {layout.size} weights, but the dataset has {node.sizes['weight']}")
-    wanted = {True: (True, False), False: (False,), "only": (True,)}[batch_norm]
-    places = {
-        tensor.name: layout.slices[tensor.name]
-        for tensor in layout.tensors
-        if part in ("all", tensor.part) and (tensor.kind in _BATCH_NORM_KINDS) in wanted
-    }
-    if not places:
-        raise ValueError(f"{layout.name} has no weight with part={part!r} and batch_norm={batch_norm!r}")
-    return places
-
-
-def _groups(
-    node: xr.Dataset, per: str, part: str, batch_norm: bool | str, run: tuple[int, int] | None
-) -> tuple[np.ndarray, dict[str, slice]]:
-    """Give the weights to read, and the groups among them that are summarised apart."""
-    weights = select(node, part, batch_norm)
-    if per not in ("vector", "layer"):
-        raise ValueError(f"unknown grouping {per!r}. {nearest(per, ('vector', 'layer'))}")
-    if run is not None:
-        if per == "layer" or run[0] < 0 or run[1] < 1:
-            raise ValueError(f"a run needs a start of at least 0, a length of at least 1 and per='vector', not {run}")
-        return weights[run[0] : run[0] + run[1]], {"run": slice(None)}
-    if per == "vector":
-        return weights, {"vector": slice(None)}
-    places = _places(node, part, batch_norm)
-    ends = np.cumsum([place.stop - place.start for place in places.values()])
-    starts = np.concatenate([[0], ends[:-1]])
-    return weights, {name: slice(start, end) for name, start, end in zip(places, starts, ends, strict=True)}
-
-
-def _blocks(
-    node: xr.Dataset, positions: np.ndarray, snapshot: int, weights: np.ndarray, since: int | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Read one snapshot of some networks in blocks of bounded size: rows, and weights (m, w) in float32."""
-    current = node["weights"].isel(snapshot=_snapshot(node, snapshot))
-    earlier = None if since is None else node["weights"].isel(snapshot=_snapshot(node, since))
+    if variable not in VARIABLES:
+        raise ValueError(f"unknown variable {variable!r}. {nearest(variable, VARIABLES)}")
+    if variable not in node.variables:
+        raise ValueError(f"the population keeps no {variable}: train it with {variable}=True")
+    current = node[variable].isel(snapshot=_snapshot(node, snapshot))
+    earlier = None if since is None else node[variable].isel(snapshot=_snapshot(node, since))
     whole = len(weights) == node.sizes["weight"]
     step = max(1, _BLOCK // node.sizes["weight"])
     for start in range(0, len(positions), step):
@@ -457,7 +432,58 @@ def _blocks(
         block = current.isel(model=positions[rows]).values
         if earlier is not None:
             block = block - earlier.isel(model=positions[rows]).values
+        if permuted:
+            block = _permuted(block, node, node["id"].values[positions[rows]].tolist())
         yield rows, np.ascontiguousarray(block if whole else block[:, weights], dtype="float32")
+
+
+def _permuted(block: np.ndarray, node: xr.Dataset, names: Sequence[str]) -> np.ndarray:
+    """Permute the hidden units of each network by a draw of its own."""
+    layout = layout_of(node)
+    orders = np.stack([permutation(layout, zlib.crc32(name.encode())) for name in names])
+    return np.take_along_axis(block, orders, axis=1)
+
+
+def _check_grouping(per: str, length: int | None, runs: int) -> None:
+    if per not in GROUPINGS:
+        raise ValueError(f"unknown grouping {per!r}. {nearest(per, GROUPINGS)}")
+    if (per == "run") != (length is not None):
+        raise ValueError(f"a length goes with per='run', and only with it, not length={length} with per={per!r}")
+    if min(1 if length is None else length, runs) < 1:
+        raise ValueError(f"length and runs must be at least 1, not {length} and {runs}")
+
+
+def _groups(
+    node: xr.Dataset, per: str, part: str, kinds: str, length: int | None, runs: int
+) -> tuple[np.ndarray, dict[str, slice]]:
+    """Give the weights to read, and the groups among them that are summarised apart."""
+    weights = select(node, part, kinds)
+    if per == "vector":
+        return weights, {"vector": slice(None)}
+    if per == "run":
+        starts = spaced(len(weights) - length + 1, runs).tolist()
+        return weights, {f"run {number}": slice(start, start + length) for number, start in enumerate(starts)}
+    places = _places(node, part, kinds)
+    ends = np.cumsum([place.stop - place.start for place in places.values()])
+    starts = np.concatenate([[0], ends[:-1]])
+    return weights, {name: slice(start, end) for name, start, end in zip(places, starts, ends, strict=True)}
+
+
+def spaced(room: int, runs: int) -> np.ndarray:
+    """Space runs evenly over the places where one can start, the first at 0; a single one in the middle.
+
+    Examples
+    --------
+    >>> spaced(11, 3), spaced(11, 1)
+    (array([ 0,  5, 10]), array([5]))
+    """
+    fractions = np.linspace(0, 1, runs) if runs > 1 else np.array([0.5])
+    return np.rint(fractions * (room - 1)).astype(int)
+
+
+def _summed_up(block: np.ndarray, groups: Mapping[str, slice]) -> np.ndarray:
+    """Sum up each group of weights (m, w) of a block: (m, groups, statistics)."""
+    return np.stack([statistics(block[:, place]) for place in groups.values()], axis=1)
 
 
 def _snapshot(node: xr.Dataset, number: int) -> int:
