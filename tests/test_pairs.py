@@ -53,6 +53,28 @@ def test_readings_of_different_things_are_refused():
         pairs.change(one, one.assign_coords(model=[1, 2]))
 
 
+def test_seeds_are_compared_with_themselves():
+    truth = GENERATOR.choice(["adam", "momentum"], 60)
+    luck = GENERATOR.normal(size=3)
+    right = GENERATOR.normal(size=(60, 1)) + luck > 0
+    named = np.where(right, truth[:, None], "rmsprop")
+    one = xr.Dataset(
+        {"truth": ("model", truth), "prediction": (("model", "seed"), named)},
+        {"model": np.arange(60), "seed": [0, 1, 2]},
+        {"task": "classification", "property": "optimizer"},
+    )
+    assert pairs.change(one, one) == {"change": 0, "low": 0, "high": 0}
+    best = one.isel(seed=int(luck.argmax()), drop=True)
+    found = pairs.change(one, best)
+    assert found["change"] == pytest.approx(right.mean() - right[:, luck.argmax()].mean())
+    averaged = pairs.difference(right.mean(axis=1), right[:, luck.argmax()])
+    assert found["high"] - found["low"] > averaged["high"] - averaged["low"]  # other seeds would be other readers
+    with pytest.raises(ValueError, match=r"only by the same seeds, not by \[0, 1, 2\] and \[0, 1, 3\]"):
+        pairs.change(one, one.assign_coords(seed=[0, 1, 3]))
+    with pytest.raises(ValueError, match="not 60 networks and 3 seeds with 60 and 2"):
+        pairs.difference(right, right[:, :2])
+
+
 def test_enough_is_where_no_more_of_it_shows_a_loss():
     kept, lost = {"high": 0.1}, {"high": -0.1}
     assert pairs.enough({7: kept, 1: lost, 3: kept}) == 3

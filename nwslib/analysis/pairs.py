@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from nwslib.analysis.scores import interval
+from nwslib.analysis.scores import interval, per_network
 
 
 def difference(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -14,20 +14,32 @@ def difference(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     Parameters
     ----------
     values, reference
-        One number per network, each of shape (m,), in the same order.
+        One number per network, each of shape (m,), in the same order; or (m, seeds), the seeds in one order too.
 
     Returns
     -------
     dict
-        ``change``, and ``low`` and ``high`` of its 95 % interval, from resampling the networks. What the networks
-        have in common cancels, so it is narrower than the intervals of the two means.
+        ``change``, and ``low`` and ``high`` of its 95 % interval, from resampling the networks and the seeds. What the
+        networks have in common cancels, so it is narrower than the intervals of the two means.
+
+    Raises
+    ------
+    ValueError
+        If the networks, or the seeds where both have several, are not as many.
 
     Examples
     --------
     >>> difference(np.array([0.9, 0.7, 0.8]), np.array([1.0, 0.8, 0.9]))["high"] < 0
     True
     """
-    gains = np.asarray(values, float) - np.asarray(reference, float)
+    columns = [np.reshape(column, (len(column), -1)).astype(float) for column in (values, reference)]
+    (networks, seeds), (others, further) = (column.shape for column in columns)
+    if networks != others or (seeds != further and 1 not in (seeds, further)):
+        raise ValueError(
+            f"compared network by network, and seed by seed: not {networks} networks and {seeds} seeds with {others} "
+            f"and {further}"
+        )
+    gains = columns[0] - columns[1]  # (m, seeds)
     low, high = interval(lambda gain: gain.mean(axis=1), gains)
     return {"change": float(gains.mean()), "low": low, "high": high}
 
@@ -38,7 +50,7 @@ def change(reading: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
     Parameters
     ----------
     reading, reference
-        What `nwslib.meta.read` gives, of one property and the same test networks.
+        What `nwslib.meta.read` gives, of one property and the same test networks; of the same seeds, or with one.
 
     Returns
     -------
@@ -48,13 +60,16 @@ def change(reading: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
     Raises
     ------
     ValueError
-        If the property or the networks differ.
+        If the property, the networks or the seeds differ.
     """
     asked = [one.attrs["property"] for one in (reading, reference)]
     if asked[0] != asked[1]:
         raise ValueError(f"two readings of one property can be compared, not one of {asked[0]} and one of {asked[1]}")
     if not reading["truth"].equals(reference["truth"]):
         raise ValueError("two readings can be compared only on the same test networks")
+    seeds = [one["seed"].values.tolist() for one in (reading, reference) if "seed" in one.dims]
+    if len(seeds) == 2 and seeds[0] != seeds[1]:
+        raise ValueError(f"two readings can be compared only by the same seeds, not by {seeds[0]} and {seeds[1]}")
     return difference(_shares(reading), _shares(reference))
 
 
@@ -81,9 +96,8 @@ def enough(changes: Mapping[int, Mapping[str, float]]) -> int:
 
 
 def _shares(reading: xr.Dataset) -> np.ndarray:
-    """Give one number per network, of which the score is the mean; shape (m,)."""
+    """Give one number per network, and seed, of which the score is the mean; shape (m,) or (m, seeds)."""
     if reading.attrs["task"] == "classification":
-        right = reading["prediction"] == reading["truth"]
-        return right.mean([dimension for dimension in right.dims if dimension != "model"]).values
-    truth, prediction = np.log10(reading["truth"].values), np.log10(reading["prediction"].values)
-    return 1 - (truth - prediction) ** 2 / truth.var()
+        return per_network(reading["prediction"] == reading["truth"]).values
+    truth = np.log10(reading["truth"])
+    return per_network(1 - (truth - np.log10(reading["prediction"])) ** 2 / truth.var()).values

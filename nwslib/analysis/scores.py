@@ -211,6 +211,18 @@ def share(right: xr.DataArray, draws: int = DRAWS, level: float = LEVEL) -> xr.D
     return found
 
 
+def per_network(values: xr.DataArray) -> xr.DataArray:
+    """Average over all dimensions but ``model``, which comes first then, and ``seed``.
+
+    Examples
+    --------
+    >>> per_network(xr.DataArray([[0.0, 1.0, 2.0]], dims=("snapshot", "model"))).values.tolist()
+    [0.0, 1.0, 2.0]
+    """
+    rest = [dimension for dimension in values.dims if dimension not in ("model", "seed")]
+    return values.mean(rest).transpose("model", ...)
+
+
 def accuracy_interval(predictions: xr.Dataset, draws: int = DRAWS, level: float = LEVEL) -> tuple[float, float]:
     """Give the bootstrap interval of the accuracy over networks and seeds.
 
@@ -431,13 +443,7 @@ def above_chance(table: xr.Dataset) -> list[str]:
 
 def _correct(predictions: xr.Dataset) -> np.ndarray:
     """Give for each network, and seed, whether it was named correctly, or how often: shape (m,) or (m, seeds)."""
-    return _per_network(predictions["prediction"] == predictions["truth"]).values.astype(float)
-
-
-def _per_network(values: xr.DataArray) -> xr.DataArray:
-    """Average over all but networks and seeds."""
-    rest = [dimension for dimension in values.dims if dimension not in ("model", "seed")]
-    return values.mean(rest).transpose("model", ...)
+    return per_network(predictions["prediction"] == predictions["truth"]).values.astype(float)
 
 
 def _resampled(networks: int, seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -513,7 +519,7 @@ def _classification(predictions: xr.Dataset) -> dict[str, object]:
 
 def _regression(predictions: xr.Dataset) -> dict[str, object]:
     truth = np.log10(predictions["truth"].values)[:, None]  # (m, 1)
-    prediction = _per_network(np.log10(predictions["prediction"])).values.reshape(len(truth), -1)  # (m, seeds)
+    prediction = per_network(np.log10(predictions["prediction"])).values.reshape(len(truth), -1)  # (m, seeds)
     error, baseline = np.abs(truth - prediction), np.abs(truth - np.log10(predictions.attrs["train_median"]))
     low, high = interval(r2, truth, prediction)
     gain_low, gain_high = interval(lambda gain: gain.mean(axis=1), baseline - error)
