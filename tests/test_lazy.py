@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import pickle
 
@@ -10,7 +11,7 @@ import xarray as xr
 from xarray.core.indexing import LazilyIndexedArray
 
 from nwslib.snapshots import fake, files, layout_of, lazy
-from nwslib.snapshots.lazy import Labels, Reader, Rows
+from nwslib.snapshots.lazy import Labels, Reader, Rows, header_of
 from nwslib.snapshots.schema import COORDINATES, VARIABLES
 from nwslib.space import sample
 
@@ -107,6 +108,35 @@ def test_a_compressed_file_gives_the_same(places, tmp_path):
     with h5py.File(packed[0][0]) as file:
         assert file["weights"].compression == "gzip"
     np.testing.assert_array_equal(_lazy(packed).isel(snapshot=[3, 1], weight=slice(5, 99)), WEIGHTS[:, [3, 1], 5:99])
+    assert header_of(packed[0][0]) == {}  # chunks lie anywhere
+
+
+def test_a_file_whose_header_is_known_is_not_parsed(places, monkeypatch):
+    headers = json.loads(json.dumps({path: header_of(path) for path, _ in places}))
+    monkeypatch.setattr(h5py, "File", None)
+    for name, values in {"weights": WEIGHTS, "curve_test_accuracy": CURVES}.items():
+        array = _lazy(places, name, Reader(headers))
+        np.testing.assert_array_equal(array.values, values, strict=True)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(array)).values, values, strict=True)
+
+
+def test_a_file_with_another_header_is_parsed(places, tmp_path):
+    headers, replaced = {}, []
+    for path, row in places:
+        replaced.append((str(tmp_path / os.path.basename(path)), row))
+        headers[replaced[-1][0]] = header_of(path)
+        with xr.open_dataset(path, engine="netcdf4") as file:
+            files.save(file.load().assign_attrs(device="another " * 1000), tmp_path / os.path.basename(path))
+    assert header_of(replaced[0][0])["variables"] != headers[replaced[0][0]]["variables"]
+    np.testing.assert_array_equal(_lazy(replaced, reader=Reader(headers)).values, WEIGHTS)
+
+
+def test_a_header_that_is_wrong_reads_nothing_beyond_the_file(places):
+    headers = {path: header_of(path) for path, _ in places}
+    for header in headers.values():
+        header["variables"]["weights"][1][0] += 1
+    with pytest.raises(ValueError, match=r"[abc].nc is truncated, or not a file of networks"):
+        _lazy(places, reader=Reader(headers)).load()
 
 
 def test_few_files_are_open_at_a_time(places, monkeypatch):

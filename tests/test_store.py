@@ -565,6 +565,23 @@ def test_verify_compares_the_table_with_the_shards(folder):
         snapshots.verify(folder)
 
 
+def test_verify_compares_headers_with_the_shards(folder):
+    def swap(fields):
+        known = fields["files"][_shard(folder).name]["header"]["variables"]
+        known["train_loss"], known["valid_accuracy"] = known["valid_accuracy"], known["train_loss"]
+
+    _change_manifest(folder, swap)
+    with pytest.raises(ValueError, match=r"00001.03.nc: its variables do not lie where manifest.json says"):
+        snapshots.verify(folder)
+
+
+def test_a_population_that_tells_no_headers_is_the_same(folder, whole):
+    assert snapshots.same(snapshots.open_population(folder), whole) == []
+    _change_manifest(folder, lambda fields: [facts.pop("header") for facts in fields["files"].values()])
+    assert snapshots.same(snapshots.open_population(folder), whole) == []
+    snapshots.verify(folder)
+
+
 @pytest.mark.parametrize(("size", "foreign"), [(0, b""), (5000, b""), (0, b"something else")])
 def test_a_broken_part_is_named(tmp_path, size, foreign):
     with pytest.raises(RuntimeError):

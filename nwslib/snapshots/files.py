@@ -19,7 +19,7 @@ from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from nwslib.snapshots.checksums import crc32
 from nwslib.snapshots.layout import LABELS, Layout
-from nwslib.snapshots.lazy import networks_of
+from nwslib.snapshots.lazy import header_of, networks_of
 from nwslib.snapshots.schema import ATTRIBUTES, CONVENTIONS, OPTIONAL_ATTRIBUTES, OPTIONAL_VARIABLES, VARIABLES, VECTORS
 from nwslib.space import nearest
 
@@ -49,7 +49,8 @@ def save(dataset: xr.Dataset, path: Path, form: str = "working", keep_bits: int 
     Returns
     -------
     dict
-        ``sha256`` and ``bytes`` of the file, and ``crc32`` of each network, by variable, in the file's order.
+        ``sha256``, ``bytes`` and ``header`` of the file (`nwslib.snapshots.lazy.header_of`), and ``crc32`` of each
+        network, by variable, in the file's order.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def begin(
             digest = beside.submit(facts_of, temporary)  # takes as long as the rest
             summed = _summed(sums)
             sync(temporary)
-            facts = digest.result()
+            facts = digest.result() | {"header": header_of(str(temporary))}
             _rename(temporary, path)
             return facts | {"crc32": summed}
 

@@ -35,7 +35,7 @@ from nwslib.snapshots.contents import (
     shards_in,
 )
 from nwslib.snapshots.layout import LABELS
-from nwslib.snapshots.lazy import Reader
+from nwslib.snapshots.lazy import Reader, header_of
 from nwslib.snapshots.schema import (
     ATTRIBUTES,
     COORDINATES,
@@ -163,7 +163,7 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     with _writing(Path(target)) as contents:
         contents.refuse_others(held.shared["parameters"], held.shared["protocol_version"])
         contents.shared.update(held.shared)
-        reader, known = Reader(), set(contents.table["id"])
+        reader, known = Reader(held.headers()), set(contents.table["id"])
         changed = {} if keep_bits is None else {"keep_bits": str(keep_bits)}
         with closing(Shelf(contents, seconds=1)) as shelf:
             if not contents.table["model"]:
@@ -264,11 +264,12 @@ def open_population(folder: str | Path) -> xr.DataTree:
     (3, 100)
     >>> folder.cleanup()
     """
-    contents, reader = read_filled(Path(folder)), Reader()
+    contents = read_filled(Path(folder))
+    reader = Reader(contents.headers())
     columns = {name: contents.column(name) for name in contents.properties()}
     groups = contents.groups("node").items()
     nodes = {node: assemble(contents, node, rows, reader, columns) for (node,), rows in groups}
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=contents.attributes()), **nodes})
+    return _tree(xr.Dataset(attrs=contents.attributes()), nodes)
 
 
 def table(folder: str | Path) -> xr.Dataset:
@@ -347,6 +348,8 @@ def verify(folder: str | Path) -> None:
             for column in contents.properties(contents.table["node"][rows[0]]):
                 if not _equal(dataset[column].values, contents.column(column, rows)):
                     raise ValueError(f"{path}: {column} is not what {MANIFEST} says")
+        if (known := contents.files.get(name, {}).get("header")) and known != header_of(str(path)):
+            raise ValueError(f"{path}: its variables do not lie where {MANIFEST} says")
 
 
 def same(first: xr.DataTree, second: xr.DataTree) -> list[str]:
@@ -369,6 +372,18 @@ def same(first: xr.DataTree, second: xr.DataTree) -> list[str]:
     for node in sorted(set(first.children) & set(second.children)):
         differences += [f"{node}: {text}" for text in _differences(first[node].dataset, second[node].dataset)]
     return differences
+
+
+def _tree(root: xr.Dataset, nodes: dict[str, xr.Dataset]) -> xr.DataTree:
+    """Join datasets that have nothing in common with their root."""
+    tree = xr.DataTree.from_dict({"/": root, **dict.fromkeys(nodes)})
+    try:
+        # To hand them to `from_dict` copies each of their variables twice: 1.6 in place of 0.2 ms.
+        for name, dataset in nodes.items():
+            tree.children[name]._set_node_data(dataset)
+    except AttributeError:  # it is not public
+        return xr.DataTree.from_dict({"/": root, **nodes})
+    return tree
 
 
 @contextmanager
