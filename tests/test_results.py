@@ -100,3 +100,18 @@ def test_the_page_shows_number_interval_chance_figure_and_parameter_file(tmp_pat
     assert '<a href="statistics.html#bars">bars</a>' in html
     assert 'href="statistics.html#none"' not in html
     assert "nan" not in html
+
+
+def test_tables_of_the_reference_run_stand_beside_those_of_this_run(tmp_path, monkeypatch):
+    table = xr.Dataset({"accuracy": ("reading", [0.5, 0.7]), "above_chance": ("reading", [False, True])})
+    results.save(tmp_path, "runs", [ROW], device="CPU", parameters={}, tables={"how-much": table})
+    live = table + 0.1
+    shown = results.beside("runs", "how-much", live, tmp_path)
+    assert list(shown) == ["this run", "reference run"]
+    xr.testing.assert_identical(shown["this run"], live)
+    xr.testing.assert_identical(shown["reference run"], table)
+    assert list(results.beside("runs", "other", live, tmp_path)) == ["this run"]
+    assert list(results.beside("statistics", "how-much", live, tmp_path)) == ["this run"]
+    assert results.load(tmp_path).sizes == {"row": 1}
+    monkeypatch.setenv("NWS_PROFILE", "reference")
+    assert list(results.beside("runs", "how-much", live, tmp_path)) == ["this run"]

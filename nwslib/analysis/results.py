@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nwslib import __version__
+from nwslib import __version__, resolve
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -115,7 +115,13 @@ def claims_of(table: xr.Dataset, figure: str, wording: str = "{property} from {m
 
 
 def save(
-    folder: Path, chapter: str, claims: Iterable[Mapping[str, Any]], *, device: str, parameters: Mapping[str, Any]
+    folder: Path,
+    chapter: str,
+    claims: Iterable[Mapping[str, Any]],
+    *,
+    device: str,
+    parameters: Mapping[str, Any],
+    tables: Mapping[str, xr.Dataset] | None = None,
 ) -> Path:
     """Keep a chapter's claims, with what made them.
 
@@ -131,6 +137,8 @@ def save(
         The device that the numbers were computed on.
     parameters
         The chapter's parameters.
+    tables
+        What figures were drawn from, by name, for `beside`.
 
     Returns
     -------
@@ -160,9 +168,36 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{chapter}.nc"
     draft = path.with_name(f".{path.name}.new")
-    dataset.to_netcdf(draft, engine="netcdf4")
+    kept = {f"/{name}": table for name, table in (tables or {}).items()}
+    xr.DataTree.from_dict({"/": dataset, **kept}).to_netcdf(draft, engine="netcdf4")
     draft.replace(path)
     return path
+
+
+def beside(chapter: str, name: str, live: xr.Dataset, folder: Path | None = None) -> dict[str, xr.Dataset]:
+    """Put what a figure is drawn from beside that of the archived reference run.
+
+    Parameters
+    ----------
+    chapter, name
+        Of the chapter, and of the table that it saved.
+    live
+        The table of this run.
+    folder
+        Of the archive; by default the repository's ``results/reference``.
+
+    Returns
+    -------
+    dict
+        ``"this run"``: `live`, and ``"reference run"``: the archived table; without the latter where there is none, and
+        while the reference run itself is being made.
+    """
+    path = (resolve("results/reference") if folder is None else folder) / f"{chapter}.nc"
+    if os.environ.get("NWS_PROFILE") == "reference" or not path.exists():
+        return {"this run": live}
+    with xr.open_datatree(path, engine="netcdf4") as kept:
+        archived = {"reference run": kept[name].to_dataset(inherit=False).load()} if name in kept.children else {}
+    return {"this run": live, **archived}
 
 
 def load(folder: Path) -> xr.Dataset:
