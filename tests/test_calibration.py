@@ -18,6 +18,7 @@ def reading(networks, seed, sharpen=1.0, seeds=None):
     if seeds:
         stated, dims = np.stack([stated] * seeds, axis=1), ("model", "seed", "class")
     coordinates = {"class": CLASSES, "train_networks": ("class", [20, 20, 40])}
+    coordinates |= {"model": np.arange(networks), "optimizer": ("model", truth)}
     return xr.Dataset({"truth": ("model", truth), "probability": (dims, stated)}, coordinates)
 
 

@@ -155,7 +155,7 @@ def _over_networks(values: xr.DataArray) -> xr.DataArray:
     rest = [dimension for dimension in values.dims if dimension not in ("model", "seed")]
     if rest:
         raise ValueError(f"calibration is of one {rest[0]} at a time: choose it with reading.isel({rest[0]}=...)")
-    bare = values.reset_coords(drop=True).drop_vars([*values.coords])
+    bare = values.drop_vars([*values.coords])
     return (bare if "seed" in bare.dims else bare.expand_dims("seed")).transpose("model", "seed")
 
 

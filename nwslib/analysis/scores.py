@@ -14,6 +14,7 @@ import xarray as xr
 DRAWS = 2000
 LEVEL = 0.95
 
+_ROUNDING = 1e-12  # of sums of shares
 _BLOCK = 1 << 23  # numbers that a resampled column has in memory at once
 
 
@@ -206,8 +207,8 @@ def share(right: xr.DataArray, draws: int = DRAWS, level: float = LEVEL) -> xr.D
     """
     found = mean(right, draws, level)
     certain = ((1 - level) / 2) ** (1 / found["networks"].where(found["networks"] > 0))
-    found["low"] = found["low"].where(found["mean"] < 1, certain)
-    found["high"] = found["high"].where(found["mean"] > 0, 1 - certain)
+    found["low"] = found["low"].where(found["mean"] < 1 - _ROUNDING, certain)
+    found["high"] = found["high"].where(found["mean"] > _ROUNDING, 1 - certain)
     return found
 
 
@@ -299,7 +300,7 @@ def p_value(predictions: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> float
     networks = np.arange(len(agreement))
     permuted = np.random.default_rng(seed).permuted(np.broadcast_to(networks, (draws, len(networks))), axis=1)
     # Sums of the same shares in another order differ by rounding.
-    reached = agreement[networks, permuted].mean(axis=1) >= agreement[networks, networks].mean() - 1e-12
+    reached = agreement[networks, permuted].mean(axis=1) >= agreement[networks, networks].mean() - _ROUNDING
     return float((reached.sum() + 1) / (draws + 1))
 
 
