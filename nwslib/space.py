@@ -1,13 +1,14 @@
 """What varies: the hyper-parameter space of the study, its vocabulary, and designs drawn from it.
 
-A *design* is an ``xarray.Dataset`` over the dimension ``model``: one row of hyper-parameters per network.
+A *design* is an ``xarray.Dataset`` over the dimension ``model``: one row of hyper-parameters per network. In a design
+that `switch` made, networks change course in mid-training.
 The space and the collections are those of Eilertsen et al., "Classifying the classifier", ECAI 2020
 (arXiv:2002.05688); ``nws_small`` is ours, for laptops and tests.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +45,10 @@ ARCHITECTURE = ("family", "image_size", "filter_size", "depth_conv", "depth_fc",
 
 #: What a design says besides the properties, and what it says where nothing else is asked for.
 CONSTANTS: Mapping[str, Any] = MappingProxyType({"family": "cnn", "image_size": 32, "decay": 0.96})
+
+#: What may change in mid-training, and the columns that say when, and to what: only designs from `switch` have them.
+SWITCHABLE = ("dataset", "learning_rate", "augmentation", "optimizer")
+SWITCH_COLUMNS = ("switch_epoch", *(f"{name}_after" for name in SWITCHABLE))
 
 _FIXED = {"filter_size": 5, "depth_conv": 3, "depth_fc": 2, "width_conv": 8, "width_fc": 128}
 _SMALL = {"image_size": 16, "filter_size": 3, "depth_conv": 3, "depth_fc": 2, "width_conv": 4, "width_fc": 32}
@@ -148,6 +153,55 @@ def sample(collection: str, networks: int, seed: int, **fixed: Any) -> xr.Datase
     return complete(design)
 
 
+def switch(design: xr.Dataset, epoch: int | Sequence[int], **after: Any) -> xr.Dataset:
+    """Make a design whose networks change course in mid-training: another optimiser, rate, augmentation or image set.
+
+    A network trains as before until it has trained `epoch` epochs, is evaluated and exported, and goes on with the new
+    values. Those that have them already never change: they are the controls.
+
+    Parameters
+    ----------
+    design
+        From `sample` or made by hand.
+    epoch
+        Epochs before the change, at least 1: a number for all, or one for each network.
+    **after
+        A property of `SWITCHABLE` and what it changes to: one value for all (``optimizer="adam"``), a value for each
+        network, or a mapping from old value to new (``optimizer={"adam": "momentum", "momentum": "adam"}``), in which
+        what is not named stays.
+
+    Returns
+    -------
+    xarray.Dataset
+        The completed design with ``switch_epoch`` and, for each property in `after`, ``<property>_after``.
+
+    Raises
+    ------
+    ValueError
+        If nothing changes course, a property is unknown or can't change, a value is unknown or out of range, there is
+        not one for each network, or the networks change course already.
+
+    Examples
+    --------
+    >>> design = switch(sample("nws_small", 3, seed=0, optimizer="adam"), 10, optimizer="momentum")
+    >>> design["optimizer"].values.tolist(), design["optimizer_after"].values.tolist()
+    (['adam', 'adam', 'adam'], ['momentum', 'momentum', 'momentum'])
+    """
+    design = complete(design)
+    if "switch_epoch" in design:
+        raise ValueError("networks change course once, and these do already. Switch the design that it was made from")
+    if not after:
+        raise ValueError(f"nothing is to change: name what does. Known: {', '.join(map(repr, SWITCHABLE))}.")
+    for name in after:
+        if name not in SWITCHABLE:
+            what = "is fixed before training" if name in VOCABULARY else "is no property"
+            raise ValueError(f"{name!r} {what}, so it can't change. {nearest(name, SWITCHABLE)}")
+    design["switch_epoch"] = ("model", _each("switch_epoch", epoch, design.sizes["model"]))
+    for name, value in after.items():
+        design[f"{name}_after"] = ("model", _changed(name, value, design[name].values))
+    return complete(design)
+
+
 def complete(design: xr.Dataset) -> xr.Dataset:
     """Check a design, and add what can be derived: ``model``, the constants, ``split`` and ``shard``.
 
@@ -155,7 +209,7 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     ----------
     design
         Dimension ``model``; at least every property of `PROPERTIES` and ``seed``. Made by `sample` or by hand: any
-        positive batch size, odd filter size, width and depth is allowed.
+        positive batch size, odd filter size, width and depth is allowed. The columns of `switch` may be there.
 
     Returns
     -------
@@ -165,8 +219,8 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If a column is missing, a value has no meaning, or two rows share their number (``model``), or their
-        hyper-parameters and seed.
+        If a column is missing, a value has no meaning, something is to change but nobody says when, or two rows share
+        their number (``model``), or their hyper-parameters, their change and seed.
 
     Examples
     --------
@@ -185,7 +239,7 @@ def complete(design: xr.Dataset) -> xr.Dataset:
     for name, value in {**CONSTANTS, "split": "train"}.items():
         if name not in design:
             design[name] = ("model", np.full(rows, value))
-    for name in (*PROPERTIES, *CONSTANTS, "seed", "split"):
+    for name in (*PROPERTIES, *CONSTANTS, "seed", "split", *switch_columns(design)):
         for value in np.unique(design[name].values).tolist():
             _check(name, value)
         design[name] = design[name].astype(_type(name))
@@ -219,8 +273,59 @@ def varying(design: xr.Dataset) -> list[str]:
     return [name for name in PROPERTIES if name in design and len(np.unique(design[name].values)) > 1]
 
 
+def switch_columns(design: xr.Dataset | Mapping[str, Any]) -> list[str]:
+    """List the columns that say how networks change course, those that there are.
+
+    Parameters
+    ----------
+    design
+        A design, one row of it, or the table of a population.
+
+    Returns
+    -------
+    list of str
+        Of `SWITCH_COLUMNS`, in their order; none where no network changes course.
+
+    Raises
+    ------
+    ValueError
+        If there is a value for afterwards, but no ``switch_epoch``.
+
+    Examples
+    --------
+    >>> switch_columns(switch(sample("nws_small", 3, seed=0), 10, augmentation="on"))
+    ['switch_epoch', 'augmentation_after']
+    """
+    found = [name for name in SWITCH_COLUMNS if name in design]
+    if found and found[0] != "switch_epoch":
+        raise ValueError(f"the design has {found[0]!r}, but no 'switch_epoch': say when, with nwslib.space.switch")
+    return found
+
+
+def image_sets(design: xr.Dataset) -> list[str]:
+    """List the image sets that a design needs, those that networks change to in mid-training among them.
+
+    Parameters
+    ----------
+    design
+        A design, or the table of a population.
+
+    Returns
+    -------
+    list of str
+        Each once, sorted.
+
+    Examples
+    --------
+    >>> image_sets(switch(sample("nws_small", 3, seed=0, dataset="digits"), 10, dataset="glyphs"))
+    ['digits', 'glyphs']
+    """
+    columns = [design[name].values for name in ("dataset", "dataset_after") if name in design]
+    return np.unique(np.concatenate(columns)).tolist()
+
+
 def row_keys(design: xr.Dataset) -> list[tuple]:
-    """Give the identity of each row: its hyper-parameters and seed, as one hashable tuple per network.
+    """Give the identity of each row: its hyper-parameters, their change and seed, as one hashable tuple per network.
 
     Parameters
     ----------
@@ -232,8 +337,9 @@ def row_keys(design: xr.Dataset) -> list[tuple]:
     list of tuple
         One per network, in order; equal where two rows describe the same network.
     """
-    names = sorted({*PROPERTIES, *CONSTANTS, "seed"})
-    return list(zip(*(design[name].values.tolist() for name in names), strict=True))
+    names = [*sorted({*PROPERTIES, *CONSTANTS, "seed"}), *(changes := switch_columns(design))]
+    keys = zip(*(design[name].values.tolist() for name in names), strict=True)
+    return [(*key, *changes) for key in keys]
 
 
 def base_set(dataset: str) -> str:
@@ -266,6 +372,25 @@ def _choices(name: str, asked: Any) -> tuple:
     return values
 
 
+def _each(name: str, given: Any, rows: int) -> list:
+    """Give one value per network."""
+    if not isinstance(given, list | tuple | np.ndarray | xr.DataArray):
+        return [given] * rows
+    values = np.asarray(given).tolist()
+    if len(values) != rows:
+        raise ValueError(f"{name}: {len(values)} values for {rows} networks. Give one for all, or {rows}")
+    return values
+
+
+def _changed(name: str, given: Any, before: np.ndarray) -> list:
+    """Give what a property changes to, per network."""
+    if not isinstance(given, Mapping):
+        return _each(name, given, len(before))
+    for value in given:
+        _check(name, value)
+    return [given.get(value, value) for value in before.tolist()]
+
+
 def _check_vocabulary(name: str, value: Any) -> None:
     if name in ("dataset", "learning_rate") or name not in VOCABULARY:
         return
@@ -277,7 +402,12 @@ def _check_vocabulary(name: str, value: Any) -> None:
 
 def _check(name: str, value: Any) -> None:
     """Check that a value has a meaning, whether or not the study used it."""
-    if name == "dataset":
+    if name.endswith("_after"):
+        try:
+            _check(name.removesuffix("_after"), value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    elif name == "dataset":
         known = PUBLISHED_SETS + EMBEDDED_SETS
         if base_set(str(value)) not in known:
             raise ValueError(f"unknown image set {value!r}. {nearest(value, known)}")
@@ -294,6 +424,10 @@ def _check(name: str, value: Any) -> None:
         known = ("cnn",) if name == "family" else ("train", "test")
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}. {nearest(value, known)}")
+    elif name == "switch_epoch":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            near = max(1, round(value)) if isinstance(value, int | float) and np.isfinite(value) else 1
+            raise ValueError(f"switch_epoch must be a whole number, at least 1, not {value!r}. The nearest is {near}.")
     elif name == "seed":
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"seed must be a whole number, 0 or larger, not {value!r}")
@@ -307,9 +441,10 @@ def _check(name: str, value: Any) -> None:
 
 
 def _type(name: str) -> type:
+    name = name.removesuffix("_after")
     if name in ("learning_rate", "decay"):
         return float
-    if name in ("seed", "image_size") or isinstance(VOCABULARY.get(name, ("",))[0], int):
+    if name in ("seed", "image_size", "switch_epoch") or isinstance(VOCABULARY.get(name, ("",))[0], int):
         return int
     return str
 

@@ -48,16 +48,19 @@ class Batches:
     labels: Tensor  # (t, b)
     masks: Tensor  # (t, b, units of all hidden layers), 0 where dropped
     rates: np.ndarray  # (t,): learning rates, decay included
+    optimizers: np.ndarray  # (t,): names
+    ages: np.ndarray  # (t,): steps that the optimiser has behind it
 
 
-def batches(row: Mapping[str, Any], images: ImageSet, units: int, steps: int) -> Batches:
-    """Give the batches of a network's first steps."""
+def batches(row: Mapping[str, Any], images: ImageSet, units: int, steps: int, first: int = 0) -> Batches:
+    """Give the batches of a network's first steps, or of those from an epoch on."""
     size, seed = row["batch_size"], row["seed"]
     inside, _ = draws.split(seed, len(images.train_images))
     labels = images.train_labels[inside]
-    epoch_steps = draws.balanced_count(labels) // size
-    epochs, within = torch.arange(steps) // epoch_steps, torch.arange(steps) % epoch_steps
-    orders = [draws.epoch_order(seed, epoch, labels)[: epoch_steps * size] for epoch in range(int(epochs[-1]) + 1)]
+    epoch_steps = steps_of(row, images)
+    epochs, within = first + torch.arange(steps) // epoch_steps, torch.arange(steps) % epoch_steps
+    every = range(first, int(epochs[-1]) + 1)
+    orders = [draws.epoch_order(seed, epoch, labels)[: epoch_steps * size] for epoch in every]
     index = inside[torch.cat(orders)[: steps * size]]
     pixels = images.train_images[index].numpy() / 255
     seeds = torch.full((steps,), seed)
@@ -67,7 +70,34 @@ def batches(row: Mapping[str, Any], images: ImageSet, units: int, steps: int) ->
     maps = torch.from_numpy(pixels).view(steps, size, *pixels.shape[1:]).permute(0, 1, 4, 2, 3)
     masks = draws.dropout_mask(seeds, epochs, within, size, units).double()
     rates = row["learning_rate"] * row["decay"] ** epochs.numpy()
-    return Batches(maps.contiguous(), images.train_labels[index].view(steps, size), masks, rates)
+    labels = images.train_labels[index].view(steps, size)
+    return Batches(maps.contiguous(), labels, masks, rates, np.full(steps, row["optimizer"]), np.arange(steps))
+
+
+def steps_of(row: Mapping[str, Any], images: ImageSet) -> int:
+    """Count the steps of an epoch."""
+    inside, _ = draws.split(row["seed"], len(images.train_images))
+    return draws.balanced_count(images.train_labels[inside]) // row["batch_size"]
+
+
+def afterwards(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a row says of the time after its switch."""
+    return row | {name.removesuffix("_after"): value for name, value in row.items() if name.endswith("_after")}
+
+
+def switching(row: Mapping[str, Any], sets: Mapping[str, ImageSet], units: int, steps: int) -> Batches:
+    """Give the batches of a network that changes course: those of two networks, one after the other."""
+    after, epoch = afterwards(row), row["switch_epoch"]
+    turn = epoch * steps_of(row, sets[row["dataset"]])
+    one = batches(row, sets[row["dataset"]], units, turn)
+    other = batches(after, sets[after["dataset"]], units, steps - turn, first=epoch)
+    goes_on = row["optimizer"] == after["optimizer"]
+    return Batches(
+        *(torch.cat((getattr(one, name), getattr(other, name))) for name in ("images", "labels", "masks")),
+        np.concatenate((one.rates, other.rates)),
+        np.concatenate((one.optimizers, other.optimizers)),
+        np.concatenate((one.ages, other.ages + turn * goes_on)),
+    )
 
 
 def augmented(images: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -241,9 +271,11 @@ class Population:
             gradient = gradients[tensor.name].flatten(1).numpy()
             if tensor.part == "convolution" and tensor.kind == "bias":
                 gradient = np.zeros_like(gradient)  # its true value; autograd gives rounding noise
-            for k, row in enumerate(self.rows):
-                rate = float(self.batches[k].rates[t])
-                updated = update(row["optimizer"], gradient[k], *(part[k, at] for part in state), rate, t)
+            for k, one in enumerate(self.batches):
+                rule, age, (w, a, v) = one.optimizers[t], int(one.ages[t]), (part[k, at] for part in state)
+                if age == 0:
+                    a, v = np.zeros_like(a), np.full_like(v, rule == "rmsprop")
+                updated = update(rule, gradient[k], w, a, v, float(one.rates[t]), age)
                 for part, values in zip(result, updated, strict=True):
                     part[k, at] = values
         return result
@@ -280,7 +312,7 @@ class Population:
 def update(
     optimizer: str, g: np.ndarray, w: np.ndarray, a: np.ndarray, v: np.ndarray, rate: float, t: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Apply TensorFlow 1's rule to one tensor in step t, counted from 0."""
+    """Apply TensorFlow 1's rule to one tensor in the rule's step t, counted from 0."""
     if optimizer == "adam":
         a, v = 0.9 * a + 0.1 * g, 0.999 * v + 0.001 * g**2
         corrected = rate * math.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1))

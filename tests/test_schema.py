@@ -18,7 +18,7 @@ from nwslib.snapshots.schema import (
     faults,
     further_properties,
 )
-from nwslib.space import CONSTANTS, PROPERTIES, sample
+from nwslib.space import CONSTANTS, PROPERTIES, SWITCH_COLUMNS, SWITCHABLE, sample
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,15 @@ def population():
     networks = list(fake.population(sample("nws_small", 3, seed=0), diverged=[1]))
     longest = max(network.sizes["evaluation"] for network in networks)
     padded = [network.pad(evaluation=(0, longest - network.sizes["evaluation"])) for network in networks]
-    return xr.concat(padded, "model", data_vars="minimal", combine_attrs="override")
+    population = xr.concat(padded, "model", data_vars="minimal", combine_attrs="override")
+    after = {f"{name}_after": ("model", population[name].values) for name in SWITCHABLE}
+    return population.assign_coords(switch_epoch=("model", [2, 3, 4]), **after)
 
 
 def test_the_schema_knows_every_property_and_label():
     assert [name for name in COORDINATES if name in PROPERTIES] == list(PROPERTIES)
     assert [name for name in COORDINATES if name in LABELS] == list(LABELS)
+    assert [name for name in COORDINATES if name in SWITCH_COLUMNS] == list(SWITCH_COLUMNS)
     assert {*CONSTANTS, "seed", "split", "shard", "id", "status"} <= set(COORDINATES)
 
 

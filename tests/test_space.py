@@ -1,8 +1,23 @@
+import re
+
 import numpy as np
 import pytest
+import xarray as xr
 
 from nwslib import space
-from nwslib.space import COLLECTIONS, PROPERTIES, VOCABULARY, complete, nearest, row_keys, sample
+from nwslib.space import (
+    COLLECTIONS,
+    PROPERTIES,
+    SWITCH_COLUMNS,
+    VOCABULARY,
+    complete,
+    image_sets,
+    nearest,
+    row_keys,
+    sample,
+    switch,
+    switch_columns,
+)
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
@@ -157,3 +172,74 @@ def test_what_varies_is_what_takes_more_than_one_value():
     assert space.varying(space.sample("nws_main", 200, seed=0)) == list(space.PROPERTIES)
     small = space.sample("nws_small", 200, seed=0, dataset="digits")
     assert space.varying(small) == list(space.PROPERTIES[1:7])
+
+
+def test_a_switch_is_one_value_or_one_for_each_or_a_mapping():
+    design = sample("nws_small", 4, seed=0, optimizer=["adam", "momentum"])
+    before = design["optimizer"].values.tolist()
+    assert switch(design, 5, optimizer="rmsprop")["optimizer_after"].values.tolist() == ["rmsprop"] * 4
+    each = switch(design, [1, 2, 3, 4], learning_rate=np.array([0.1, 0.2, 0.3, 0.4]))
+    assert each["learning_rate_after"].values.tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert each["switch_epoch"].values.tolist() == [1, 2, 3, 4]
+    assert {"optimizer_after", "dataset_after", "augmentation_after"}.isdisjoint(each)
+    after = switch(design, 5, optimizer={"adam": "rmsprop"})["optimizer_after"].values.tolist()
+    assert after == ["rmsprop" if value == "adam" else value for value in before]
+    assert len(set(after)) == 2
+
+
+def test_a_switched_design_is_the_design_with_columns_of_the_right_types():
+    design = sample("nws_small", 3, seed=0, dataset="digits")
+    done = switch(design, np.int32(7), dataset="kmnist[test]", learning_rate=1, augmentation="on", optimizer="adam")
+    assert done.drop_vars(SWITCH_COLUMNS).identical(design)
+    assert [done[name].dtype.kind for name in SWITCH_COLUMNS] == list("iUfUU")
+    assert complete(done).identical(done)
+    assert switch_columns(done) == list(SWITCH_COLUMNS)
+    assert switch_columns(design) == []
+    assert image_sets(done) == ["digits", "kmnist[test]"]
+    assert image_sets(design) == ["digits"]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "after", "message"),
+    [
+        (3, {}, "nothing is to change: name what does. Known: 'dataset', 'learning_rate'"),
+        (3, {"optimiser": "adam"}, "'optimiser' is no property, so it can't change. Did you mean 'optimizer'?"),
+        (3, {"activation": "relu"}, "'activation' is fixed before training, so it can't change. Did you mean 'augm"),
+        (3, {"optimizer": "adm"}, "optimizer_after: unknown optimizer 'adm'. Did you mean 'adam'?"),
+        (3, {"dataset": "mnits"}, "dataset_after: unknown image set 'mnits'. Did you mean 'mnist'?"),
+        (3, {"learning_rate": 0.0}, "learning_rate_after: learning_rate must be a positive number, not 0.0"),
+        (3, {"optimizer": {"momentun": "adam"}}, "unknown optimizer 'momentun'. Did you mean 'momentum'?"),
+        (3, {"augmentation": ["on", "off"]}, "augmentation: 2 values for 3 networks. Give one for all, or 3"),
+        ([3, 4], {"augmentation": "on"}, "switch_epoch: 2 values for 3 networks. Give one for all, or 3"),
+        (0, {"augmentation": "on"}, "switch_epoch must be a whole number, at least 1, not 0. The nearest is 1."),
+        (4.4, {"augmentation": "on"}, "switch_epoch must be a whole number, at least 1, not 4.4. The nearest is 4."),
+        ("x", {"augmentation": "on"}, "switch_epoch must be a whole number, at least 1, not 'x'. The nearest is 1."),
+        (True, {"augmentation": "on"}, "switch_epoch must be a whole number, at least 1, not True"),
+    ],
+)
+def test_a_wrong_switch_names_the_nearest_valid_choice(epoch, after, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        switch(sample("nws_small", 3, seed=0), epoch, **after)
+
+
+def test_networks_change_course_once_and_at_some_time():
+    design = sample("nws_small", 3, seed=0)
+    done = switch(design, 3, augmentation="on")
+    with pytest.raises(ValueError, match="networks change course once, and these do already"):
+        switch(done, 4, optimizer="adam")
+    with pytest.raises(ValueError, match="has 'augmentation_after', but no 'switch_epoch'"):
+        complete(done.drop_vars("switch_epoch"))
+
+
+def test_keys_tell_courses_apart():
+    design = sample("nws_small", 3, seed=0, optimizer="adam", augmentation="off")
+    courses = [
+        design,
+        switch(design, 3, optimizer="adam"),
+        switch(design, 4, optimizer="adam"),
+        switch(design, 3, optimizer="momentum"),
+        switch(design, 3, augmentation="off"),
+    ]
+    assert len({key for course in courses for key in row_keys(course)}) == 15
+    both = xr.concat([courses[1], courses[3]], "model").assign_coords(model=np.arange(6)).drop_vars("shard")
+    assert complete(both).sizes["model"] == 6

@@ -84,8 +84,9 @@ def train(
     design
         From `nwslib.space.sample` or by hand; one row per network.
     images
-        For each name in ``design["dataset"]`` an image set, which is sent to each worker once, or a function without
-        arguments that gives it on the worker: ``functools.partial(nwslib.population.images.load, "svhn")``.
+        For each name in ``design["dataset"]``, and in ``design["dataset_after"]`` if it is there, an image set, which
+        is sent to each worker once, or a function without arguments that gives it on the worker:
+        ``functools.partial(nwslib.population.images.load, "svhn")``.
     client
         A client, or the address of a scheduler (``"tcp://10.0.0.1:8786"``); neither cluster is closed. By default a
         cluster on this machine, one worker per GPU or else per core, is started, and closed at the end: then a script
@@ -129,7 +130,7 @@ def train(
     for name, number, least in (("rows_per_task", rows_per_task, 1), ("retries", retries, 0)):
         if number is not None and (not isinstance(number, int) or number < least):
             raise ValueError(f"{name} must be a whole number, at least {least}, not {number!r}")
-    for name in np.unique(design["dataset"].values).tolist():
+    for name in space.image_sets(design):
         if name not in images:
             raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
     stack = ExitStack()

@@ -41,7 +41,7 @@ import xarray as xr
 
 from nwslib.population import _embedded
 from nwslib.population.device import resolve_device
-from nwslib.space import EMBEDDED_SETS, PUBLISHED_SETS, base_set, nearest
+from nwslib.space import EMBEDDED_SETS, PUBLISHED_SETS, base_set, image_sets, nearest
 
 SIZES = (16, 32)
 _ALL_BATCHES = (1, 2, 3, 4, 5)
@@ -266,7 +266,7 @@ def load_all(
 def for_design(
     design: xr.Dataset, *, train_images: int = 0, test_images: int = 0, **options: Any
 ) -> dict[str, ImageSet]:
-    """Give the image sets that a design names, at its image size.
+    """Give the image sets that a design names, also for after a switch, at its image size.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ def for_design(
     if len(sizes) != 1:
         raise ValueError(f"the networks of one training share one image size, but the design has {sizes}")
     limits = {"train_limit": train_images or None, "test_limit": test_images or None}
-    return load_all(design["dataset"].values.tolist(), size=sizes[0], **limits, **options)
+    return load_all(image_sets(design), size=sizes[0], **limits, **options)
 
 
 def protocol_images(images: torch.Tensor, size: int) -> torch.Tensor:

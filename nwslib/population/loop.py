@@ -320,7 +320,10 @@ def _look_before_the_last_step(crowd: Any, records: dict[int, Record]) -> None:
 
 
 def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch: Watch) -> list[Member]:
-    """Evaluate and export each network that stands at the start of an epoch; give those that stop here."""
+    """Evaluate and export each network that stands at the start of an epoch; give those that stop here.
+
+    Whose switch is due changes course now: what was measured still belongs to the old one.
+    """
     due = [place for place, one in enumerate(crowd.members) if one.step == 0 and one.evaluations == one.epoch]
     if not due:
         return []
@@ -341,6 +344,9 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
             finished.append(one)
             watch.accuracies.append(test[k])
         watch.evaluations += max_epochs - one.evaluations + 1 if record.status else 1
+    turning = [place for place in due if crowd.members[place] not in finished and crowd.members[place].changes]
+    if turning:
+        crowd.switch(turning)
     watch.report()
     return finished
 
@@ -375,8 +381,8 @@ def _result(one: Member, record: Record, layout: Layout, common: Common) -> xr.D
     data |= {name: (("model", "snapshot"), values[kept][None]) for name, values in curves.items()}
     data["epoch"] = (("model", "snapshot"), kept[None])
     data |= {f"curve_{name}": (("model", "evaluation"), values[None]) for name, values in curves.items()}
-    about = dict(one.row) | {
-        "id": common.identity(one.row),
+    about = dict(record.row) | {
+        "id": common.identity(record.row),
         "n_exports": one.evaluations,
         "steps": one.steps,
         "seconds": time.monotonic() - record.started,

@@ -1,7 +1,7 @@
 """The networks in training, stacked: one step or one evaluation of all of them is one tensor program."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
+from nwslib import space
 from nwslib.population import draws, operators, optimizers
 from nwslib.population.augment import augment_some
 from nwslib.population.cuda.graph import Recorded
@@ -70,9 +71,9 @@ def bank(images: Mapping[str, ImageSet], device: torch.device) -> Bank:
 
 @dataclass(eq=False)
 class Member:
-    """One network in training: its row of the design, its images, and how far it is."""
+    """One network in training: its properties and images as they are now, and how far it is."""
 
-    row: Mapping[str, Any]
+    row: Mapping[str, Any]  # of the design; `switched` puts in what has changed
     train: Tensor  # indices into the bank
     valid: Tensor
     test: Tensor
@@ -82,11 +83,23 @@ class Member:
     epoch: int = 0
     step: int = 0  # within the epoch
     evaluations: int = 0
+    earlier: int = 0  # steps taken by the time of a switch, less those that its epochs have now
+    begun: int = 0  # steps taken when its present optimiser began
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken."""
-        return self.epoch * self.steps_per_epoch + self.step
+        """Steps taken."""
+        return self.earlier + self.epoch * self.steps_per_epoch + self.step
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps taken by its present optimiser."""
+        return self.steps - self.begun
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What changes at the start of this epoch: properties and their new values; mostly nothing."""
+        return changes(self.row) if self.row.get("switch_epoch") == self.epoch else {}
 
     @property
     def ahead(self) -> int:
@@ -140,6 +153,43 @@ def member(row: Mapping[str, Any], images: Bank, updates: bool = False) -> Membe
         )
     test = images.test[row["dataset"]]
     return Member(row, everything[train], everything[valid], test, labels, count // row["batch_size"], updates)
+
+
+def changes(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the properties that a network's switch changes, and their new values.
+
+    Examples
+    --------
+    >>> changes({"optimizer": "adam", "optimizer_after": "momentum", "augmentation": "on", "augmentation_after": "on"})
+    {'optimizer': 'momentum'}
+    """
+    after = {name: row[f"{name}_after"] for name in space.SWITCHABLE if f"{name}_after" in row}
+    return {name: value for name, value in after.items() if value != row[name]}
+
+
+def switched(one: Member, images: Bank) -> Member:
+    """Give a network that stands at the start of an epoch the properties and images that it goes on with.
+
+    Parameters
+    ----------
+    one
+        The network; left as it is.
+    images
+        The bank that holds its next image set.
+
+    Returns
+    -------
+    Member
+        As far in training. Of another image set it has its own split, drawn from its seed as that of the first.
+    """
+    fresh = member(one.row | one.changes, images, one.updates)
+    return replace(
+        fresh,
+        epoch=one.epoch,
+        evaluations=one.evaluations,
+        earlier=one.steps - one.epoch * fresh.steps_per_epoch,
+        begun=one.steps if "optimizer" in one.changes else one.begun,
+    )
 
 
 class Stopped(Exception):
@@ -281,6 +331,20 @@ class Slots:
     def _rounded(self, places: list[int]) -> list[int]:
         """Name the last place repeatedly, on a CUDA device, so that few changes of networks change a shape."""
         return places + places[-1:] * (-len(places) % 8 if self.weights.is_cuda else 0)
+
+    def switch(self, places: list[int]) -> None:
+        """Let networks that stand at the start of an epoch change course: a new optimiser starts with empty state."""
+        for place in places:
+            one, change = self.members[place], self.members[place].changes
+            if "optimizer" in change:
+                self.a[place], self.v[place] = 0, optimizers.RULES[change["optimizer"]].start_v
+                self.powers[place] = 1
+            if "learning_rate" in change:
+                self.rates[place] = _decayed(change["learning_rate"], one)
+            self.members[place] = switched(one, self.images)
+        longest = max(one.steps_per_epoch for one in self.members) * self.batch
+        self._put("orders", F.pad(self.orders, (0, max(0, longest - self.orders.shape[1]))))
+        self._describe(len(self.weights))
 
     def start_epoch(self, place: int) -> None:
         """Draw the order of a network's next epoch."""
@@ -547,6 +611,13 @@ def _sum_in_pairs(x: Tensor) -> Tensor:
         x = F.pad(x, (0, x.shape[1] % 2)).unflatten(1, (-1, 2))
         x = x[..., 0] + x[..., 1]
     return x[:, 0]
+
+
+def _decayed(rate: float, one: Member) -> float:
+    """Give a learning rate after as many epochs as a network has had: a running product, as in `Slots`."""
+    for _ in range(one.epoch):
+        rate *= one.row["decay"]
+    return rate
 
 
 def _moved(state: Tensor, moves: list[tuple[int, int]], count: int) -> Tensor:

@@ -3,6 +3,12 @@
 Rows that share an architecture and a batch size form a group. Its networks train in lockstep in M slots; each has its
 own image set, order, learning rate, optimiser, activation, augmentation and moment of stopping. A network that has
 finished leaves its slot to the next row. M changes speed and memory, never a result.
+
+In a design of `nwslib.space.switch` networks change course: after `switch_epoch` epochs, and the evaluation and export
+that follow them, a network goes on with its new values. Another optimiser starts with empty state and counts its steps
+from there; another learning rate is what it would be by then had it been there from the start, decay included; of
+another image set the network has a split of its own, from its seed as always, and from the next evaluation on its
+accuracy is that on the new images. The stopping rules go on; a network that they stop before never changes.
 """
 
 import hashlib
@@ -19,7 +25,7 @@ from nwslib.population import draws, implementations
 from nwslib.population.device import resolve_device
 from nwslib.population.images import ImageSet
 from nwslib.population.loop import Common, Watch, train_rows
-from nwslib.population.slots import Bank, bank, member, rows
+from nwslib.population.slots import Bank, bank, changes, member, rows
 
 PROTOCOL_VERSION = "1"
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -88,7 +94,8 @@ def train(
     design
         From `nwslib.space.sample` or by hand; one row per network.
     images
-        An image set for each name in ``design["dataset"]``, of the design's image size.
+        An image set for each name in ``design["dataset"]``, and in ``design["dataset_after"]`` if it is there, of the
+        design's image size.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     slots
@@ -119,7 +126,7 @@ def train(
     ------
     ValueError
         Before anything is trained: if the design or another argument is not valid, an image set is missing, of another
-        size or short of a class, or a batch is larger than an epoch.
+        size or short of a class, a batch is larger than an epoch, or a switch lies behind the last epoch.
 
     Notes
     -----
@@ -157,7 +164,7 @@ def train(
     chosen = implementations.choose(implementation, place, design)
     if design.sizes["model"] == 0:
         return Training(design, parameters, chosen, iter(()))
-    needed = {name: images[name] for name in np.unique(design["dataset"].values).tolist()}
+    needed = {name: images[name] for name in space.image_sets(design)}
     common = Common(
         bank(needed, place),
         PRECISIONS[precision],
@@ -168,6 +175,7 @@ def train(
         PROTOCOL_VERSION,
     )
     every = rows(design)
+    _check_switches(every, max_epochs)
     _check_epochs(every, common.bank)
     watch = Watch(len(every), max_epochs, progress)
     return Training(design, parameters, chosen, train_rows(every, slots, common, watch))
@@ -177,7 +185,7 @@ def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
     sizes = np.unique(design["image_size"].values).tolist()
     if len(sizes) > 1:
         raise ValueError(f"one training has one image size, but the design has {sizes}")
-    for name in np.unique(design["dataset"].values).tolist():
+    for name in space.image_sets(design):
         if name not in images:
             raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
         _check_set(name, images[name], sizes[0])
@@ -205,12 +213,23 @@ def _check_epochs(every: list[dict[str, Any]], bank: Bank) -> None:
     """Refuse a batch larger than an epoch before work starts; only where it may be is the split drawn for that."""
     whole = {name: draws.balanced_count(bank.labels[places]) for name, places in bank.train.items()}
     for row in every:
-        if row["batch_size"] > whole[row["dataset"]] // 2:
-            member(row, bank)
+        for now in (row, row | changes(row)):
+            if now["batch_size"] > whole[now["dataset"]] // 2:
+                member(now, bank)
+
+
+def _check_switches(every: list[dict[str, Any]], max_epochs: int) -> None:
+    """Refuse a switch that no network could live to see: in the last evaluation it stops."""
+    for row in every:
+        if changes(row) and row["switch_epoch"] > max_epochs - 2:
+            raise ValueError(
+                f"network {row['model']}: switch_epoch {row['switch_epoch']} is never trained, since {max_epochs} "
+                f"evaluations (max_epochs) end after epoch {max_epochs - 1}. Needed are {row['switch_epoch'] + 2}"
+            )
 
 
 def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
-    """Name a network by what determines it: its row, its image set's version, the training, the protocol.
+    """Name a network by what determines it: its row, its image sets' versions, the training, the protocol.
 
     Whether its updates are kept does not: it is the same network, of which more is known.
 
@@ -226,8 +245,9 @@ def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     str
         Sixteen hexadecimal digits: equal where two networks must be equal.
     """
-    names = sorted({*space.PROPERTIES, *space.CONSTANTS, "seed"})
+    names = sorted({*space.PROPERTIES, *space.CONSTANTS, "seed", *space.switch_columns(row)})
     fields = {name: row[name] for name in names}
     fields |= {**parameters, "images": parameters["images"][row["dataset"]], "protocol": PROTOCOL_VERSION}
+    fields |= {"images_after": parameters["images"][row["dataset_after"]]} if "dataset_after" in row else {}
     fields.pop("updates", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

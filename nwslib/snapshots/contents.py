@@ -33,11 +33,13 @@ from nwslib.snapshots.schema import (
     further_properties,
     layout_of,
 )
+from nwslib.space import SWITCH_COLUMNS
 
 MANIFEST = "manifest.json"
 RESULTS = ("train_accuracy", "valid_accuracy", "test_accuracy")
 _MODEL = {name: variable for name, variable in COORDINATES.items() if variable.dims == ("model",)}
 _REQUIRED = tuple(name for name, variable in _MODEL.items() if variable.required)
+_FIRST = tuple(name for name in _MODEL if name not in (*_REQUIRED, *SWITCH_COLUMNS))  # what networks of schema 1.0 have
 _TABLE = (*_REQUIRED, *RESULTS, "node", "file")
 _SHARED = ("schema_version", "protocol_version", "parameters")
 _OWN = tuple(name for name in ATTRIBUTES if name not in _SHARED)
@@ -65,7 +67,7 @@ class Shape:
     """
 
     snapshots: int = SNAPSHOTS
-    properties: tuple[str, ...] = tuple(name for name, variable in _MODEL.items() if not variable.required)
+    properties: tuple[str, ...] = _FIRST
     variables: tuple[str, ...] = ()
 
     @classmethod

@@ -56,10 +56,19 @@ _PROPERTIES |= {
     "image_size": ("int64", "1", "side of an input image, in pixels"),
     "decay": ("float64", "1", "factor on the learning rate after each epoch"),
 }
+#: Only there where networks change course in mid-training.
+_SWITCH = {
+    "switch_epoch": ("int64", "1", "epochs trained when the values after it took effect, if the network got so far"),
+    "dataset_after": ("text", "", "image set from then on, of which the accuracies after it are"),
+    "learning_rate_after": ("float64", "1", "learning rate from then on, as it would have been in the first epoch"),
+    "augmentation_after": ("text", "", "augmentation from then on"),
+    "optimizer_after": ("text", "", "optimiser from then on; another one starts with empty state"),
+}
 _MODEL = {
     "model": ("int64", "", "row of the design"),
     "id": ("text", "", "hash of row, seed, image set, training parameters and protocol: equal ids, equal networks"),
     **_PROPERTIES,
+    **_SWITCH,
     "family": ("text", "", "network family"),
     "seed": ("int64", "", "seed of the network: of its initial weights and every draw of its training; -1: unknown"),
     "split": ("text", "", "train or test: on which side meta-classifiers may see the network"),
@@ -116,7 +125,7 @@ COORDINATES: Mapping[str, Variable] = MappingProxyType(
         "snapshot": Variable(
             ("snapshot",), "int64", "", "1 (initialisation) to the last, here 20 (end): a share of the network's run"
         ),
-        **{name: Variable(("model",), *fields, name not in _PROPERTIES) for name, fields in _MODEL.items()},
+        **{name: Variable(("model",), *fields, name not in _PROPERTIES | _SWITCH) for name, fields in _MODEL.items()},
         **{name: Variable(("weight",), *fields, False) for name, fields in _LABELS.items()},
     }
 )

@@ -9,7 +9,7 @@ import torch
 
 from nwslib.population import draws, optimizers
 from nwslib.population.lanes import plan, program
-from nwslib.population.slots import Bank, Member, Sent, Stopped
+from nwslib.population.slots import Bank, Member, Sent, Stopped, switched
 from nwslib.snapshots.layout import Layout
 
 #: Seconds between two looks at whether to go on, about.
@@ -92,7 +92,7 @@ class Crowd:
             "seed": row["seed"],
             "epoch": one.epoch,
             "step": one.step,
-            "steps_per_epoch": one.steps_per_epoch,
+            "done": one.optimizer_steps,
             "augmented": row["augmentation"] == "on",
             "colourful": not self.images.grey[row["dataset"]],
             "optimizer": _OPTIMIZERS.index(row["optimizer"]),
@@ -134,6 +134,20 @@ class Crowd:
         vectors = np.empty((len(places), self.layout.size), flat.dtype)
         vectors[:, self._order] = _columns(flat, self.layout, self._state.m)[:, places].T
         return vectors
+
+    def switch(self, places: list[int]) -> None:
+        """Let networks that stand at the start of an epoch change course, as `nwslib.population.slots.Slots.switch`."""
+        state = self._state
+        for place in places:
+            one = self.members[place]
+            if "optimizer" in one.changes:
+                start_v = optimizers.RULES[one.changes["optimizer"]].start_v
+                for flat, start in ((state.a, 0), (state.v, start_v)):
+                    _columns(flat, self.layout, state.m)[:, place] = start
+            self.members[place] = switched(one, self.images)
+            self._describe(state, place, self.members[place])
+        longest = max(one.steps_per_epoch for one in self.members) * self.batch
+        self._orders = np.pad(self._orders, ((0, 0), (0, max(0, longest - self._orders.shape[1]))))
 
     def start_epoch(self, place: int) -> None:
         """Draw the order of a network's next epoch."""

@@ -80,7 +80,7 @@ def state(
     weights = -(-layout.size * m // program.PATTERN) * program.PATTERN
     longest = max(max(maps["outputs"]), max(units["outputs"])) * m
     lanes = np.zeros(m, program.LANE)
-    lanes["decay"] = lanes["steps_per_epoch"] = 1
+    lanes["decay"] = 1
     return program.State(
         maps.view(np.recarray),
         units.view(np.recarray),

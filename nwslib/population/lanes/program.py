@@ -12,9 +12,9 @@ from nwslib.population.lanes.arithmetic import compiled, expm1, like, power
 OUTPUTS = 20
 PATTERN = 16
 
-_LANE = """seed epoch step steps_per_epoch augmented colourful optimizer correct"""
+_LANE = """seed epoch step done augmented colourful optimizer correct"""
 
-#: What the network in a lane is at the moment.
+#: What the network in a lane is at the moment; `done` counts the steps of its optimiser.
 LANE = np.dtype([*((name, np.int64) for name in _LANE.split()), *((n, np.float64) for n in ("rate", "decay", "loss"))])
 
 
@@ -177,8 +177,7 @@ def update(state):
         lane = state.lanes[k % m]
         rate = lane.rate * power(lane.decay, lane.epoch)
         if lane.optimizer == 0:
-            done = lane.epoch * lane.steps_per_epoch + lane.step + 1
-            rate *= np.sqrt(1 - power(0.999, done)) / (1 - power(0.9, done))
+            rate *= np.sqrt(1 - power(0.999, lane.done + 1)) / (1 - power(0.9, lane.done + 1))
         given[0, k] = rate
         for c in range(6):
             given[1 + c, k] = state.rules[lane.optimizer, c]
@@ -242,6 +241,7 @@ def run(state, images, orders, members, steps, count, per_batch):
         learn(state, count)
         for lane in range(members):
             state.lanes[lane].step += 1
+            state.lanes[lane].done += 1
 
 
 @compiled
