@@ -1,5 +1,8 @@
 import json
 import os
+import re
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,8 @@ def test_claims_survive_the_file_with_what_made_them(tmp_path, monkeypatch):
     found = results.load(tmp_path / "new" / "folder")
     assert found["claim"].values.tolist() == ["adam can be told"]
     assert (found["low"].item(), found["chance"].item(), found["networks"].item()) == (0.8, 0.3, 60)
+    assert np.isnan(found["baseline"].item())
+    assert found["commit"].item() == results.commit()
     assert found["parameter_file"].item() == "params/quick/statistics.yaml"
     assert all(found[name].item() for name in ("created_at", "library_version", "device"))
     with xr.open_dataset(tmp_path / "new" / "folder" / "statistics.nc") as file:
@@ -56,6 +61,66 @@ def test_a_table_gives_one_claim_per_reading():
     assert (second["number"], second["low"], second["chance"]) == (0.8, 0.7, 0.33)
     regression = table.rename(accuracy="r2").drop_vars("chance")
     assert results.claims_of(regression, "bars")[0] | {} == {**first, "unit": "R2", "chance": 0.0}
+
+
+def test_a_table_of_a_simple_reader_is_the_baseline_of_the_properties_that_it_has():
+    columns = {"property": ["batch_size", "optimizer"], "networks": [60, 60], "accuracy": [0.4, 0.8]}
+    columns |= {"method": ["DMC", "DMC"], "low": [0.3, 0.7], "high": [0.5, 0.9], "chance": [0.25, 0.33]}
+    table = xr.Dataset({name: ("reading", values) for name, values in columns.items()})
+    simple = table.isel(reading=[1]).assign(accuracy=("reading", [0.6]))
+    first, second = results.claims_of(table, "bars", baseline=simple)
+    assert np.isnan(first["baseline"])
+    assert second["baseline"] == 0.6
+    with pytest.raises(ValueError, match="has no 'accuracy': it is of another measure"):
+        results.claims_of(table, "bars", baseline=simple.rename(accuracy="r2"))
+    with pytest.raises(ValueError, match="two readings of one property"):
+        results.claims_of(table, "bars", baseline=simple.isel(reading=[0, 0]))
+
+
+def test_the_commit_is_that_of_the_repository_and_empty_without_one(tmp_path, monkeypatch):
+    root = Path(results.__file__).parents[2]
+    if (root / ".git").exists():
+        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        assert results.commit().removesuffix("-dirty") == head.stdout[:12]
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert results.commit() == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "nwslib" / "analysis" / "results.py"))
+    assert results.commit() == ""
+
+
+def test_an_archive_is_shown_where_there_is_one_but_not_to_the_run_that_makes_it(tmp_path, monkeypatch):
+    assert results.archived(tmp_path / "none") is None
+    saved(tmp_path)
+    assert results.archived(tmp_path)["claim"].values.tolist() == ["adam can be told"]
+    monkeypatch.setenv("NWS_PROFILE", "reference")
+    assert results.archived(tmp_path) is None
+
+
+def test_the_page_shows_a_reference_run_below_this_run(tmp_path):
+    other = results.claim("only now", 0.5, (0.4, 0.6), networks=5, figure="none")
+    rare = results.claim("only then", 0.2, (0.1, 0.3), networks=7, figure="none")
+    saved(tmp_path / "live", claims=[ROW | {"baseline": 0.77}, other])
+    saved(tmp_path / "archive", claims=[rare, ROW | {"number": 0.95}])
+    live, archive = results.load(tmp_path / "live"), results.archived(tmp_path / "archive")
+    html = results.page(live, archive).to_html()
+    body = re.findall(r"<tr>(.*?)</tr>", html[html.index("<tbody>") :], re.DOTALL)
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in body]
+    first, second, third, fourth = rows
+    assert first[:5] == ["adam can be told", "this run", "0.9 (0.8 to 1)", "0.30", "0.77"]
+    assert second[:4] == ["reference run", "0.95 (0.8 to 1)", "0.30", ""]  # the claim is written once, for both
+    assert third[:3] == ["only now", "this run", "0.5 (0.4 to 0.6)"]
+    assert fourth[:3] == ["only then", "reference run", "0.2 (0.1 to 0.3)"]
+    assert html.count('rowspan="2"') == 1
+
+
+def test_text_of_a_file_is_shown_and_not_obeyed(tmp_path):
+    saved(tmp_path, claims=[ROW | {"claim": "<script>x</script>", "unit": "<b>", "figure": '"><img src=x>'}])
+    shown = results.page(results.load(tmp_path)).to_html()
+    assert "<script>x" not in shown
+    assert "<b>" not in shown
+    assert "<img" not in shown
+    assert "&lt;script&gt;" in shown
 
 
 def test_nothing_to_save_and_nothing_to_load_say_so(tmp_path):

@@ -1,7 +1,9 @@
-"""What a chapter found: claims with number, interval and chance level, in one small NetCDF file per chapter."""
+"""What a chapter found: claims with number, interval, chance and baseline, in one small NetCDF file per chapter."""
 
+import html
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +18,8 @@ from nwslib import __version__, resolve
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-_TEXT = ("claim", "unit", "figure", "chapter", "parameter_file", "created_at", "library_version", "device")
-_NUMBERS = ("number", "low", "high", "chance", "networks")
+_TEXT = ("claim", "unit", "figure", "chapter", "parameter_file", "commit", "created_at", "library_version", "device")
+_NUMBERS = ("number", "low", "high", "chance", "baseline", "networks")
 
 
 def claim(
@@ -26,6 +28,7 @@ def claim(
     interval: tuple[float, float],
     *,
     chance: float = np.nan,
+    baseline: float = np.nan,
     networks: int,
     figure: str,
     unit: str = "accuracy",
@@ -40,6 +43,8 @@ def claim(
         What was measured, and its 95 % interval (low, high).
     chance
         What guessing gives; NaN where there is no such thing.
+    baseline
+        What a simple reader gives, such as statistics of the whole vector; NaN where there is none.
     networks
         Networks behind the number.
     figure
@@ -64,13 +69,20 @@ def claim(
         "low": float(low),
         "high": float(high),
         "chance": float(chance),
+        "baseline": float(baseline),
         "networks": float(networks),
         "figure": figure,
         "unit": unit,
     }
 
 
-def claims_of(table: xr.Dataset, figure: str, wording: str = "{property} from {method}") -> list[dict[str, Any]]:
+def claims_of(
+    table: xr.Dataset,
+    figure: str,
+    wording: str = "{property} from {method}",
+    *,
+    baseline: xr.Dataset | None = None,
+) -> list[dict[str, Any]]:
     """State one claim per row of a table of readings.
 
     Parameters
@@ -81,6 +93,8 @@ def claims_of(table: xr.Dataset, figure: str, wording: str = "{property} from {m
         Name of the figure that shows it.
     wording
         The claim, with names of the table's variables in braces.
+    baseline
+        A table of a simple reader: its score for the same property stands beside each number, where it has one.
 
     Returns
     -------
@@ -91,8 +105,11 @@ def claims_of(table: xr.Dataset, figure: str, wording: str = "{property} from {m
     ------
     KeyError
         If the wording names what the table has not.
+    ValueError
+        If the baseline is of another measure, or has two readings of one property.
     """
     score = "accuracy" if "accuracy" in table else "r2"
+    simple = {} if baseline is None else _scores_of(baseline, score)
     claims = []
     for place in range(table.sizes["reading"]):
         row = {name: values.item() for name, values in table.isel(reading=place).data_vars.items()}
@@ -106,6 +123,7 @@ def claims_of(table: xr.Dataset, figure: str, wording: str = "{property} from {m
                 row[score],
                 interval,
                 chance=chance,
+                baseline=simple.get(row["property"], np.nan),
                 networks=row["networks"],
                 figure=figure,
                 unit=unit,
@@ -157,6 +175,7 @@ def save(
     about = {
         "chapter": chapter,
         "parameter_file": f"params/{profile}/{chapter}.yaml" if profile else "the notebook's own",
+        "commit": commit(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "library_version": __version__,
         "device": device,
@@ -200,6 +219,25 @@ def beside(chapter: str, name: str, live: xr.Dataset, folder: Path | None = None
     return {"this run": live, **archived}
 
 
+def commit() -> str:
+    """Give the commit of the repository that the library is run from.
+
+    Returns
+    -------
+    str
+        Its first twelve digits, and ``-dirty`` where files differ from it; ``""`` where the library is installed
+        without a repository, or git cannot tell.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # in a repository of something else, perhaps, but not in its own
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def load(folder: Path) -> xr.Dataset:
     """Collect the claims of all chapters that have been run.
 
@@ -218,48 +256,102 @@ def load(folder: Path) -> xr.Dataset:
     FileNotFoundError
         If no chapter has left results there.
     """
-    paths = sorted(folder.glob("[!.]*.nc"))
-    if not paths:
+    parts = _claims_in(folder)
+    if not parts:
         raise FileNotFoundError(f"no chapter has left results in {folder}: run the chapters before this one first")
-    parts = []
-    for path in paths:
-        with xr.open_dataset(path, engine="netcdf4") as part:
-            parts.append(part.load())
     return xr.concat(parts, "row", combine_attrs="drop")
 
 
-def page(claims: xr.Dataset) -> "Styler":
+def archived(folder: Path) -> xr.Dataset | None:
+    """Collect the claims that a reference run has left, to be shown beside those of this run.
+
+    Parameters
+    ----------
+    folder
+        Of the archive, ``results/reference``.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        As `load` gives it; None where nothing has been archived yet, and while the reference run itself is being made.
+    """
+    if os.environ.get("NWS_PROFILE") == "reference":
+        return None
+    parts = _claims_in(folder)
+    return xr.concat(parts, "row", combine_attrs="drop") if parts else None
+
+
+def page(claims: xr.Dataset, archived: xr.Dataset | None = None) -> "Styler":
     """Lay out claims as the table that the results page shows.
 
     Parameters
     ----------
     claims
         From `load`.
+    archived
+        From `archived`: the same claims by a reference run, in a line of their own below those of this run.
 
     Returns
     -------
     pandas.io.formats.style.Styler
-        One row per claim, in a notebook an HTML table: the number with its interval, the chance level, the networks
-        behind it, a link to the figure, and the parameter file.
+        One row per claim, in a notebook an HTML table: the number with its interval, chance level and baseline, the
+        networks behind it, a link to the figure, the parameter file and the commit. With an archive, a claim has two
+        rows, which name their run; one that only one of the runs makes has one.
     """
+    if archived is None:
+        shown = _cells(claims).drop(columns="chapter")
+        return shown.style.hide(axis="index").set_table_attributes('class="dataframe claims"').set_uuid("claims")
+    both = pd.concat([_cells(claims).assign(run="this run"), _cells(archived).assign(run="reference run")])
+    order = {pair: place for place, pair in enumerate(dict.fromkeys(zip(both["chapter"], both["claim"], strict=True)))}
+    both["place"] = [order[pair] for pair in zip(both["chapter"], both["claim"], strict=True)]
+    both = both.sort_values("place", kind="stable").set_index(["place", "claim", "run"]).drop(columns="chapter")
+    styled = both.style.hide(axis="index", level="place")
+    return styled.set_table_attributes('class="dataframe claims"').set_uuid("claims")
+
+
+def _cells(claims: xr.Dataset) -> pd.DataFrame:
+    """Write claims as text for HTML, one row for each."""
     frame = claims.to_dataframe()
-    shown = pd.DataFrame(
+    text = {name: frame[name].map(html.escape) for name in _TEXT}
+    return pd.DataFrame(
         {
-            "claim": frame["claim"],
+            "chapter": text["chapter"],
+            "claim": text["claim"],
             "number (interval)": [_number(row) for row in frame.to_dict("records")],
-            "chance": [f"{value:.2f}" if np.isfinite(value) else "" for value in frame["chance"]],
+            **{
+                name: [f"{value:.2f}" if np.isfinite(value) else "" for value in frame[name]]
+                for name in ("chance", "baseline")
+            },
             "networks": frame["networks"].astype(int),
-            "figure": [_link(chapter, name) for chapter, name in zip(frame["chapter"], frame["figure"], strict=True)],
-            "parameter file": frame["parameter_file"],
+            "figure": [_link(chapter, name) for chapter, name in zip(text["chapter"], text["figure"], strict=True)],
+            "parameter file": text["parameter_file"],
+            "commit": text["commit"],
         }
     )
-    return shown.style.hide(axis="index").set_table_attributes('class="dataframe claims"').set_uuid("claims")
 
 
 def _number(row: Mapping[str, Any]) -> str:
-    unit = "" if row["unit"] == "accuracy" else f" {row['unit']}"
+    unit = "" if row["unit"] == "accuracy" else f" {html.escape(row['unit'])}"
     return f"{row['number']:.3g} ({row['low']:.3g} to {row['high']:.3g}){unit}"
 
 
 def _link(chapter: str, figure: str) -> str:
     return "" if figure == "none" else f'<a href="{chapter}.html#{figure}">{figure.removeprefix("fig-")}</a>'
+
+
+def _scores_of(baseline: xr.Dataset, score: str) -> dict[str, float]:
+    if score not in baseline:
+        raise ValueError(f"the baseline has no {score!r}: it is of another measure than the readings")
+    pairs = list(zip(baseline["property"].values.tolist(), baseline[score].values.tolist(), strict=True))
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("the baseline has two readings of one property: choose one of them")
+    return dict(pairs)
+
+
+def _claims_in(folder: Path) -> list[xr.Dataset]:
+    """Read the files of the chapters in a folder, in alphabetical order."""
+    parts = []
+    for path in sorted(folder.glob("[!.]*.nc")):
+        with xr.open_dataset(path, engine="netcdf4") as part:
+            parts.append(part.load())
+    return parts
