@@ -66,6 +66,19 @@ def test_several_networks_give_an_interval_that_covers_the_ratio():
     assert "low" not in saliency.by_label(NOISE, "layer")
 
 
+def test_weights_that_no_run_covered_and_classes_without_a_network_count_for_nothing():
+    values = NOISE.values.copy()
+    values[:, LABELS["layer"] == "output"] = np.nan
+    values[1] = np.nan
+    found = saliency.by_label(NOISE.copy(data=values), "layer")
+    assert found["weights"].sel(layer="output") == 0
+    assert found["ratio"].sel(layer="output").isnull().all()
+    assert found["ratio"].sel({"class": "b"}).isnull().all()
+    np.testing.assert_allclose(found["share"].sel({"class": ["a", "c"]}).sum("layer"), 1)
+    covered = saliency.by_label(NOISE[:, LABELS["layer"] != "output"], "layer")
+    xr.testing.assert_allclose(found["ratio"].sel({"class": "a"})[:-1], covered["ratio"].sel({"class": "a"}))
+
+
 def test_what_is_no_saliency_is_refused():
     with pytest.raises(ValueError, match=r"no label 'layers'. Did you mean 'layer'"):
         saliency.by_label(NOISE, "layers")

@@ -1,8 +1,8 @@
 """Which weights a reader goes by: saliency averaged over layers, kinds, and places in convolution kernels.
 
-*Saliency* is an array with the dimension ``weight`` and its labels (``layer``, ``kind``, ``part``, ``row``,
-``column``), not negative, and perhaps the dimensions ``class`` or ``property``, and ``model``: the mean absolute value,
-over runs and networks, of the gradient of what a reader says, or of gradient times weight.
+*Saliency* is a variable of what `nwslib.meta.saliency` gives: the mean absolute gradient, or gradient times weight,
+with the dimension ``weight`` and its labels, and perhaps ``class``. NaN where no run covered a weight. It may have the
+dimension ``model`` as well, and then intervals say what other networks would show.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def by_label(saliency: xr.DataArray, *labels: str) -> xr.Dataset:
     xarray.Dataset
         A dimension for each label, its values in the order of the vector, besides those of `saliency`: ``ratio`` of
         the mean of the weights that carry the label to the mean of all, 1 if a weight counts as any other;
-        ``share``, what they add to the sum of all; ``weights``, how many they are. NaN where there are none. Where
+        ``share``, what they add to the sum of all; ``weights``, how many were covered. NaN where none was. Where
         saliency has the dimension ``model``, ``low`` and ``high`` of the ratio, over networks.
 
     Raises
@@ -88,9 +88,14 @@ def _relative(saliency: xr.DataArray, labels: Sequence[str]) -> xr.DataArray:
     if saliency.min() < 0:
         raise ValueError("saliency is a mean of absolute values, and cannot be negative")
     level = saliency.mean("weight")
-    if not (level > 0).all():
+    if (level == 0).any() or not saliency.notnull().any():
         raise ValueError("saliency is 0 throughout: nothing can be said of single weights")
-    return (saliency / level).assign_attrs(weights=saliency.sizes["weight"])
+    return (saliency / level).assign_attrs(weights=int(_covered(saliency).sum()))
+
+
+def _covered(saliency: xr.DataArray) -> np.ndarray:
+    """Say which weights have a saliency at all: (w,)."""
+    return saliency.notnull().any([name for name in saliency.dims if name != "weight"]).values
 
 
 def _averaged(relative: xr.DataArray, labels: Sequence[str]) -> xr.Dataset:
@@ -98,11 +103,11 @@ def _averaged(relative: xr.DataArray, labels: Sequence[str]) -> xr.Dataset:
     names = {label: list(dict.fromkeys(relative[label].values.tolist())) for label in labels}
     places = [[names[label].index(value) for value in relative[label].values.tolist()] for label in labels]
     shape = tuple(map(len, names.values()))
-    cells = np.ravel_multi_index(places, shape)
-    counts = np.bincount(cells, minlength=int(np.prod(shape)))
+    cells, covered = np.ravel_multi_index(places, shape), _covered(relative)
+    counts = np.bincount(cells[covered], minlength=int(np.prod(shape)))
     rest = relative.transpose(..., "weight").isel(weight=0)
-    flat = relative.transpose(..., "weight").values.reshape(-1, relative.sizes["weight"])
-    sums = np.stack([np.bincount(cells, row, minlength=len(counts)) for row in flat])
+    flat = relative.transpose(..., "weight").values.reshape(-1, len(cells))[:, covered]
+    sums = np.stack([np.bincount(cells[covered], row, minlength=len(counts)) for row in flat])
     ratios = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0).reshape(*rest.shape, *shape)
     others = {name: rest[name].values for name in rest.dims if name in rest.coords}
     ratio = xr.DataArray(ratios, {**others, **names}, (*rest.dims, *labels))
@@ -110,4 +115,5 @@ def _averaged(relative: xr.DataArray, labels: Sequence[str]) -> xr.Dataset:
     if "model" in ratio.dims:
         found = mean(ratio).rename(mean="ratio").drop_vars("networks")
     weights = xr.DataArray(counts.reshape(shape), dims=labels)
-    return found.assign(share=found["ratio"].fillna(0) * weights / relative.attrs["weights"], weights=weights)
+    share = (found["ratio"] * weights / relative.attrs["weights"]).where(weights > 0, 0)
+    return found.assign(share=share, weights=weights)
