@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import population, snapshots, step
+from benchmarks import meta, population, snapshots, step
 
-BENCHMARKS = {"population": population, "snapshots": snapshots, "step": step}
+BENCHMARKS = {"meta": meta, "population": population, "snapshots": snapshots, "step": step}
 
 
 def main() -> None:
