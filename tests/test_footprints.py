@@ -59,6 +59,14 @@ def test_how_much_is_a_matrix_of_properties_and_of_what_differs_between_views():
         footprints.how_much([])
 
 
+def test_a_view_is_not_named_by_what_it_has_not():
+    right = readings.often(0.8, 50)
+    whole, runs = readings.classes(right, method="SVM"), readings.classes(right, method="DMC", length=500)
+    found = footprints.how_much([whole, runs])
+    assert found["view"].values.tolist() == ["SVM", "DMC, 500"]
+    assert found["length"].values.tolist() == [0, 500]
+
+
 def test_one_view_is_named_by_its_method():
     found = footprints.how_much([readings.classes(readings.often(0.8, 50))])
     assert found["view"].values.tolist() == ["a method"]

@@ -1,6 +1,29 @@
 """What was read from weights: scores, maps, figures and claims. Works without torch."""
 
-from nwslib.analysis import maps, plots, results, scores
+from nwslib.analysis import (
+    calibration,
+    footprints,
+    interventions,
+    maps,
+    pairs,
+    places,
+    plots,
+    results,
+    saliency,
+    scores,
+)
 from nwslib.analysis.prose import glue
 
-__all__ = ["glue", "maps", "plots", "results", "scores"]
+__all__ = [
+    "calibration",
+    "footprints",
+    "glue",
+    "interventions",
+    "maps",
+    "pairs",
+    "places",
+    "plots",
+    "results",
+    "saliency",
+    "scores",
+]

@@ -81,7 +81,7 @@ def how_much(readings: Iterable[xr.Dataset]) -> xr.Dataset:
     views = list(dict.fromkeys(view for _, view in rows))
     matrix = _matrix(rows, property=properties, view=views)
     differ = [place for place in range(len(_VIEW)) if len({view[place] for view in views}) > 1] or [0]
-    names = [", ".join(str(view[place]) for place in differ if view[place] != "") for view in views]
+    names = [", ".join(str(view[place]) for place in differ if view[place]) for view in views]
     columns = {
         name: ("view", [view[place] or (0 if name == "length" else "") for view in views])
         for place, name in enumerate(_VIEW)

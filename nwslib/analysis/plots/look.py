@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from nwslib.snapshots.schema import UNSOUND
+from nwslib.snapshots.schema import UNSOUND, layout_of
 from nwslib.space import nearest
 
 #: Colours that remain distinct for colour-blind readers, from Okabe and Ito, "Color universal design", 2008.
@@ -132,3 +132,14 @@ def members_of(data: xr.Dataset | xr.DataArray, by: str) -> list[tuple[object, n
     sound = ~np.isin(status, UNSOUND)
     groups = [(value, np.flatnonzero(sound & (values == value))) for value in np.unique(values)]
     return [(value, members) for value, members in groups if len(members)]
+
+
+def layer_borders(ax: Axes, population: xr.Dataset) -> None:
+    """Mark where layers begin along the weight vector, and name those that are wide enough."""
+    layout = layout_of(population)
+    for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
+        places = [layout.slices[tensor.name] for tensor in layout.tensors if tensor.layer == layer]
+        first, last = places[0].start, places[-1].stop
+        ax.axvline(first, color=GRID, linewidth=1, zorder=0)
+        if last - first > 0.04 * layout.size:
+            ax.text((first + last) / 2, 1.03, layer, ha="center", fontsize=9, color=MUTED)

@@ -8,17 +8,15 @@ from matplotlib.axes import Axes
 from nwslib.analysis.maps import where
 from nwslib.analysis.plots.look import (
     CHANCE,
-    GRID,
-    MUTED,
     PALETTE,
     check_number,
+    layer_borders,
     name_colours,
     name_ends,
     percent,
     tick_at,
     words,
 )
-from nwslib.snapshots.schema import layout_of
 from nwslib.space import nearest
 
 
@@ -138,13 +136,7 @@ def accuracy_along(runs: xr.DataArray, truth: xr.DataArray, population: xr.Datas
     """
     found = where(runs, truth)
     ax.plot(found["start"].values, found.values, color=PALETTE[0], marker="o", markersize=3)
-    layout = layout_of(population)
-    for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
-        places = [layout.slices[tensor.name] for tensor in layout.tensors if tensor.layer == layer]
-        first, last = places[0].start, places[-1].stop
-        ax.axvline(first, color=GRID, linewidth=1, zorder=0)
-        if last - first > 0.04 * layout.size:
-            ax.text((first + last) / 2, 1.03, layer, ha="center", fontsize=9, color=MUTED)
+    layer_borders(ax, population)
     ax.set(ylim=(0, 1.1), xlabel="first weight of the run", ylabel="accuracy of one run")
     return percent(ax.yaxis, ax)
 
