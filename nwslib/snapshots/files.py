@@ -77,7 +77,9 @@ def begin(
             digest = beside.submit(facts_of, temporary)  # takes as long as the rest
             summed = _summed(sums)
             sync(temporary)
-            facts = digest.result() | {"header": header_of(str(temporary))}
+            with NETCDF4_PYTHON_LOCK:  # where both libraries share one HDF5, it is not made for threads
+                header = header_of(str(temporary))
+            facts = digest.result() | {"header": header}
             _rename(temporary, path)
             return facts | {"crc32": summed}
 
