@@ -19,7 +19,7 @@ def classes(right, seed=0, names=NAMES, **attributes):
     named = (code + ~right.astype(bool)) % len(names)
     found = xr.Dataset({"truth": ("model", names[code]), "prediction": named.copy(data=names[named])})
     found = found.assign_coords({"class": names, "train_networks": ("class", [40] * len(names))})
-    return described(found.assign_coords(model=np.arange(networks)), task="classification", **attributes)
+    return described(numbered(found), task="classification", **attributes)
 
 
 def numbers(noise, seed=0, **attributes):
@@ -27,7 +27,16 @@ def numbers(noise, seed=0, **attributes):
     truth = xr.DataArray(10 ** np.random.default_rng(seed).uniform(-4, -2, noise.sizes["model"]), dims="model")
     found = xr.Dataset({"truth": truth, "prediction": truth * 10**noise})
     attributes = {"property": "learning_rate", "train_median": 1e-3} | attributes
-    return described(found.assign_coords(model=np.arange(noise.sizes["model"])), task="regression", **attributes)
+    return described(numbered(found), task="regression", **attributes)
+
+
+def numbered(found):
+    """Number the networks, and give them columns as a population has them, a seed of their own too."""
+    numbers = np.arange(found.sizes["model"])
+    own = "network_seed" if "seed" in found.dims else "seed"
+    return found.assign_coords(
+        {"model": numbers, own: ("model", 7 * numbers), "dataset": ("model", numbers.astype(str))}
+    )
 
 
 def described(found, **attributes):

@@ -47,12 +47,11 @@ def test_how_much_is_a_matrix_of_properties_and_of_what_differs_between_views():
     rate = readings.numbers(xr.DataArray(np.zeros(50), dims="model"), part="dense", length=500)
     found = footprints.how_much([*made, rate])
     assert found["property"].values.tolist() == ["dataset", "learning_rate", "optimizer"]  # as in the study
-    assert found["view"].values.tolist() == found["part"].values.tolist() == ["all", "dense"]
+    assert found["view"].values.tolist() == ["all", "dense"]
     assert found["measure"].values.tolist() == ["accuracy", "R2", "accuracy"]
     assert found["score"].sel(property="optimizer", view="all") == pytest.approx(right.mean().item())
     assert found["score"].sel(property="learning_rate", view="dense") == 1
     assert found["score"].sel(property="learning_rate", view="all").isnull()
-    assert found["length"].values.tolist() == [500, 500]
     with pytest.raises(ValueError, match="two readings have one place in the matrix"):
         footprints.how_much([made[0], made[0]])
     with pytest.raises(ValueError, match="at least one reading"):
@@ -64,7 +63,13 @@ def test_a_view_is_not_named_by_what_it_has_not():
     whole, runs = readings.classes(right, method="SVM"), readings.classes(right, method="DMC", length=500)
     found = footprints.how_much([whole, runs])
     assert found["view"].values.tolist() == ["SVM", "DMC, 500"]
-    assert found["length"].values.tolist() == [0, 500]
+
+
+def test_views_can_be_given_names_that_methods_share():
+    names, rate = readings.classes(readings.often(0.8, 50), method="SVM"), xr.DataArray(np.zeros(50), dims="model")
+    found = footprints.how_much([names, readings.numbers(rate, method="ridge")], ["statistics", "statistics"])
+    assert found["view"].values.tolist() == ["statistics"]
+    assert found["score"].notnull().all()
 
 
 def test_one_view_is_named_by_its_method():

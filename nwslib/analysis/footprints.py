@@ -50,44 +50,40 @@ def score(reading: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(columns, attrs={"measure": "R2"})
 
 
-def how_much(readings: Iterable[xr.Dataset]) -> xr.Dataset:
+def how_much(readings: Iterable[xr.Dataset], views: Iterable[str] | None = None) -> xr.Dataset:
     """Put the scores of readings into a matrix: properties by what was seen of the weights, and how.
 
     Parameters
     ----------
     readings
         Of classes and of numbers, each of one snapshot.
+    views
+        A name for the view of each reading: with it, an SVM of classes and a ridge regression of numbers can share one.
+        By default it is made of those of method, part, kinds, variable and length that differ.
 
     Returns
     -------
     xarray.Dataset
         Dimensions ``property``, ``view``: ``score``, ``low``, ``high``, ``chance``; NaN where nothing was read.
-        ``measure`` (property) says what the score is. The view is named by those of ``method``, ``part``, ``kinds``,
-        ``variable`` and ``length`` that differ, all of which are coordinates. Properties in the order of the study.
+        ``measure`` (property) says what the score is. Properties are in the order of the study, views in that of the
+        readings.
 
     Raises
     ------
     ValueError
         If there is no reading, or there are two of one property with one view.
     """
+    readings = list(readings)
+    views = _views(readings) if views is None else list(views)
     rows = {}
-    for reading in readings:
-        parameters = json.loads(reading.attrs["parameters"])
-        seen = (reading.attrs["method"], *(parameters.get(name, "") for name in _VIEW[1:]))
-        _refuse_second(rows, (reading.attrs["property"], seen))
-        rows[reading.attrs["property"], seen] = score(reading)
+    for reading, view in zip(readings, views, strict=True):
+        _refuse_second(rows, (reading.attrs["property"], view))
+        rows[reading.attrs["property"], view] = score(reading)
     known = [*PROPERTIES, *(name for name, _ in rows)]
     properties = sorted({name for name, _ in rows}, key=known.index)
-    views = list(dict.fromkeys(view for _, view in rows))
-    matrix = _matrix(rows, property=properties, view=views)
-    differ = [place for place in range(len(_VIEW)) if len({view[place] for view in views}) > 1] or [0]
-    names = [", ".join(str(view[place]) for place in differ if view[place]) for view in views]
-    columns = {
-        name: ("view", [view[place] or (0 if name == "length" else "") for view in views])
-        for place, name in enumerate(_VIEW)
-    }
+    matrix = _matrix(rows, property=properties, view=list(dict.fromkeys(views)))
     measures = {name: one.attrs["measure"] for (name, _), one in rows.items()}
-    return matrix.assign_coords(view=names, **columns, measure=("property", [measures[name] for name in properties]))
+    return matrix.assign_coords(measure=("property", [measures[name] for name in properties]))
 
 
 def when(readings: Iterable[xr.Dataset]) -> xr.Dataset:
@@ -189,6 +185,14 @@ def transfer(readings: Mapping[tuple[str, str], xr.Dataset]) -> xr.Dataset:
     return matrix.assign_attrs(measure=", ".join(measures))
 
 
+def _views(readings: list[xr.Dataset]) -> list[str]:
+    """Name what each reading saw, and how, by what differs between them."""
+    every = [{"method": one.attrs["method"], **json.loads(one.attrs["parameters"])} for one in readings]
+    seen = [[one.get(name) or "" for name in _VIEW] for one in every]
+    differ = [place for place in range(len(_VIEW)) if len({view[place] for view in seen}) > 1] or [0]
+    return [", ".join(str(view[place]) for place in differ if view[place]) for view in seen]
+
+
 def _matrix(rows: Mapping[tuple, xr.Dataset], **names: Sequence) -> xr.Dataset:
     """Put scores by pairs of names into a matrix with NaN where there is none."""
     if not rows:
@@ -200,8 +204,7 @@ def _matrix(rows: Mapping[tuple, xr.Dataset], **names: Sequence) -> xr.Dataset:
         for name, column in columns.items():
             column[place] = one[name].item()
     dims = tuple(names)
-    coordinates = {name: known for name, known in names.items() if isinstance(known[0], str | int)}
-    return xr.Dataset({name: (dims, column) for name, column in columns.items()}, coordinates)
+    return xr.Dataset({name: (dims, column) for name, column in columns.items()}, names)
 
 
 def _refuse_second(rows: Mapping, key: object) -> None:

@@ -172,6 +172,7 @@ def mean(values: xr.DataArray, draws: int = DRAWS, level: float = LEVEL, seed: i
     >>> found["mean"].values.tolist(), found["networks"].values.tolist()
     ([0.5, 1.0], [2, 2])
     """
+    values = values.drop_vars([name for name in values.coords if name not in values.dims])  # networks have a seed, too
     values = values if "seed" in values.dims else values.expand_dims("seed", -1)
     stacked = values.transpose("model", "seed", ...).astype(float)
     over = stacked.isel(model=0, seed=0, drop=True)
