@@ -63,7 +63,7 @@ def test_how_much_colours_the_way_from_chance_and_brackets_what_may_be_chance(ax
         measure=measure,
     )
     assert drawn(plots.how_much(found, ax)) is ax
-    assert texts(ax) == ["100", "(30)", "62"]
+    assert texts(ax) == ["100", "(30)", "62", "–"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[1, 0.05 / 0.75], [0.5, 0]])
     assert labels(ax.yaxis) == ["batch size", "learning rate (R²)"]
     assert labels(ax.xaxis) == ["all", "dense"]
@@ -183,6 +183,9 @@ def test_saliency_bars_begin_at_the_mean_of_all_weights(ax):
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([2, -0.6])
     assert labels(ax.yaxis) == ["conv1", "dense1"]
     assert ax.get_xscale() == "log"
+    assert labels(ax.xaxis) == ["0.5", "1", "2"]
+    close = plots.saliency_by_layer(found.assign(ratio=found["ratio"] ** 0.1), plt.subplots()[1])
+    assert {"0.7", "1"} <= {*labels(close.xaxis)}
     assert not ax.collections
     several = found.assign(low=found["ratio"] - 0.1, high=found["ratio"] + 0.1)
     whiskers = drawn(plots.saliency_by_layer(several, plt.subplots()[1])).collections[0]

@@ -13,7 +13,7 @@ from nwslib.analysis.plots.footprints import (
     transfer,
     when,
 )
-from nwslib.analysis.plots.look import PALETTE, style
+from nwslib.analysis.plots.look import PALETTE, beside, style
 from nwslib.analysis.plots.populations import (
     curves,
     design_overview,
@@ -44,6 +44,7 @@ __all__ = [
     "accuracy_by_label",
     "accuracy_points",
     "against_epochs",
+    "beside",
     "calibration",
     "claims",
     "class_probabilities",

@@ -39,7 +39,8 @@ def how_much(found: xr.Dataset, ax: Axes) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        Numbers are scores in percent, in brackets where the interval reaches chance; colour is the share of the way
+        Numbers are scores in percent, in brackets where the interval reaches chance, and a dash where nothing was read;
+        colour is the share of the way
         from chance to certainty, so that properties with few values and with many can be compared.
     """
     names = [
@@ -290,7 +291,9 @@ def saliency_by_layer(found: xr.Dataset, ax: Axes) -> Axes:
     ax.axvline(1, color="#222222", linewidth=1.2)
     ax.set_xscale("log")
     ends = np.array([min(ratio.min(), 0.8), max(ratio.max(), 1.25)]) * [0.85, 1.2]
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ends[0] <= tick <= ends[1]]
+    fine = (0.3, 0.5, 0.7, 1, 1.5, 2, 3)
+    ticks = fine if ends[1] < 6 * ends[0] else (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+    ticks = [tick for tick in ticks if ends[0] <= tick <= ends[1]]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set_yticks(y, [words(name) for name in shown[label].values])
@@ -401,13 +404,14 @@ def _scores(found: xr.Dataset, ax: Axes, rows: list, columns: list) -> Axes:
     if max(score.shape) <= _WRITTEN or min(score.shape) <= 3:
         for (row, column), value in np.ndenumerate(score):
             if np.isnan(value):
+                ax.text(column, row, "–", ha="center", va="center", color=MUTED)
                 continue
             text = f"{100 * value:.0f}" if low[row, column] > chance[row, column] else f"({100 * value:.0f})"
             colour = "white" if way[row, column] > 0.6 else "#333333"
             ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9.5)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.85, pad=0.02, boundaries=np.linspace(0, 1, 101), ticks=[0, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    bar.set_label("way from chance to certainty")
+    bar.set_label("from chance\nto certainty")
     bar.outline.set_visible(False)
     names = [words(name) for name in columns]
     slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 4 else {}

@@ -1,8 +1,10 @@
 """The look that all figures share: colours, marks, ticks, names at the ends of lines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -52,6 +54,39 @@ def style() -> None:
             "lines.linewidth": 1.8,
         }
     )
+
+
+def beside(
+    draw: Callable[..., Axes], shown: Mapping[str, Any], size: tuple[float, float], *arguments: Any, below: bool = False
+) -> np.ndarray:
+    """Draw the same figure of several tables, such as those of this run and of the archived reference run.
+
+    Parameters
+    ----------
+    draw
+        One of the functions of `nwslib.analysis.plots`.
+    shown
+        What it draws, by the title of the panel; a single panel has none.
+    size
+        Width and height of a panel in inches.
+    *arguments
+        What `draw` takes between the table and the axes.
+    below
+        Whether panels stand below each other, not side by side.
+
+    Returns
+    -------
+    numpy.ndarray
+        The axes, one per table.
+    """
+    count, (width, height) = len(shown), size
+    rows, columns = (count, 1) if below else (1, count)
+    _, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for ax, (label, table) in zip(axes.flat, shown.items(), strict=True):
+        draw(table, *arguments, ax)
+        if count > 1:
+            ax.set_title(words(label), pad=24 if ax.get_legend() is not None else None)
+    return axes.ravel()
 
 
 def words(name: object) -> str:

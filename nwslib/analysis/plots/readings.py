@@ -246,7 +246,7 @@ def confusion(matrix: xr.DataArray, ax: Axes) -> Axes:
     names = [words(name) for name in matrix["prediction"].values.tolist()]
     slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 7 else {}
     ax.set_xticks(range(len(names)), names, **slant)
-    ax.set_yticks(range(len(names)), [f"{name} ({total})" for name, total in zip(names, totals, strict=True)])
+    ax.set_yticks(range(len(names)), [f"{name} ({total:g})" for name, total in zip(names, totals, strict=True)])
     ax.set(xlabel="read as (% of the row)", ylabel="truth (networks)")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
