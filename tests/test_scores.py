@@ -258,6 +258,8 @@ def test_tables_are_put_together_and_list_what_they_find():
     both = scores.together(*tables)
     assert both.sizes["reading"] == 2
     assert scores.above_chance(both) == ["0.9"]
+    late, several = (tables[0].assign(snapshot=("reading", [moments])) for moments in (20, "16 to 20"))
+    assert scores.together(late, several)["snapshot"].values.tolist() == ["20", "16 to 20"]
 
 
 def test_analysis_works_without_torch():

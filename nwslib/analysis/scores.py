@@ -423,7 +423,9 @@ def together(*tables: xr.Dataset) -> xr.Dataset:
         Dimension ``reading``, the columns that all of them have.
     """
     shared = [name for name in tables[0].data_vars if all(name in one for one in tables)]
-    return xr.concat([one[shared] for one in tables], "reading")
+    found = xr.concat([one[shared] for one in tables], "reading")
+    mixed = [name for name in found.data_vars if found[name].dtype == object]  # a number here, a range of numbers there
+    return found.assign({name: found[name].astype(str) for name in mixed})
 
 
 def above_chance(table: xr.Dataset) -> list[str]:
