@@ -52,6 +52,7 @@ def test_the_interval_of_the_error_holds_the_truth():
 
 def test_few_honest_readers_exceed_what_chance_allows():
     found = [calibration.error(reading(200, seed), draws=100) for seed in range(100)]
+    assert np.mean([one["low"] == 0 for one in found]) > 0.5
     assert 0.005 < np.mean([one["error"] > one["chance_high"] for one in found]) < 0.13
     assert np.mean([one["error"] for one in found]) == pytest.approx(np.mean([one["chance"] for one in found]), rel=0.1)
 
