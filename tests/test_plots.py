@@ -378,3 +378,24 @@ def test_an_explained_share_is_one_line_over_a_dotted_zero(ax):
     found["property"][1] = "dataset"
     with pytest.raises(ValueError, match="one property: the table has activation, dataset"):
         plots.r2_by(found, "length", ax)
+
+
+def test_a_key_is_no_wider_than_its_axes_and_titles_stand_above_it():
+    table = xr.Dataset(
+        {
+            "property": ("reading", ["optimizer"] * 4),
+            "method": ("reading", [f"a reader with a long name {number}" for number in range(4)]),
+            **{name: ("reading", [0.2, 0.4, 0.6, 0.8]) for name in ("accuracy", "low", "high", "chance")},
+        }
+    )
+    axes = plots.beside(plots.accuracy_bars, {"this run": table, "reference run": table}, (5, 3))
+    figure = axes[0].figure
+    figure.draw_without_rendering()
+    for ax, title in zip(axes, ("this run", "reference run"), strict=True):
+        key, name = ax.get_legend().get_window_extent(), ax._left_title.get_window_extent()
+        assert key.x1 < ax.get_window_extent().x1 + 1
+        assert name.y0 >= key.y1 - 4
+        assert ax.get_title(loc="left") == title
+    (alone,) = plots.beside(plots.accuracy_bars, {"this run": table}, (5, 3))
+    assert alone.get_title(loc="left") == ""
+    plt.close("all")

@@ -114,3 +114,31 @@ def binned(values: xr.DataArray, places: xr.DataArray, edges: Sequence[float]) -
     left, right = (xr.DataArray(side, dims="bin") for side in (edges[:-1], edges[1:]))
     inside = (places >= left) & (places < right)
     return values.drop_vars("snapshot", errors="ignore").where(inside).mean("snapshot"), inside
+
+
+def half_way(course: xr.Dataset) -> dict[str, int]:
+    """Give the first snapshot at which a property is read half as far above chance as at the last.
+
+    Parameters
+    ----------
+    course
+        From `nwslib.analysis.scores.table`, of classes: for each property a reading at each of several snapshots.
+
+    Returns
+    -------
+    dict
+        Snapshot by property, in the table's order.
+
+    Examples
+    --------
+    >>> columns = {"property": ["optimizer"] * 3, "snapshot": [1, 2, 20]}
+    >>> columns |= {"accuracy": [0.3, 0.7, 0.9], "chance": [0.3] * 3}
+    >>> half_way(xr.Dataset({name: ("reading", column) for name, column in columns.items()}))
+    {'optimizer': 2}
+    """
+    found = {}
+    for name in dict.fromkeys(course["property"].values.tolist()):
+        own = course.isel(reading=(course["property"] == name).values).sortby("snapshot")
+        above = (own["accuracy"] - own["chance"]).values
+        found[name] = int(own["snapshot"].values[(above >= above[-1] / 2).argmax()])
+    return found

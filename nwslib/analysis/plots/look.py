@@ -1,6 +1,7 @@
 """The look that all figures share: colours, marks, ticks, names at the ends of lines."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
@@ -21,6 +22,8 @@ GRID = "#E3E3E3"
 CHANCE = {"color": "#222222", "linewidth": 1.5, "linestyle": (0, (2, 1.5)), "label": "chance"}
 RING = {"color": MUTED, "marker": "o", "markersize": 4.5, "markerfacecolor": "white", "linestyle": "none"}
 DOT = {"color": MUTED, "marker": "o", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
+
+_LETTER, _HANDLE = 0.072, 0.42  # inches that a letter of a key takes, and what stands before and after its text
 
 
 def style() -> None:
@@ -85,8 +88,22 @@ def beside(
     for ax, (label, table) in zip(axes.flat, shown.items(), strict=True):
         draw(table, *arguments, ax)
         if count > 1:
-            ax.set_title(words(label), pad=24 if ax.get_legend() is not None else None)
+            ax.set_title(words(label), pad=_above(ax))
     return axes.ravel()
+
+
+def _above(ax: Axes) -> float:
+    """Give the points that a title stays above the axes, over the key if there is one."""
+    if ax.get_legend() is None:
+        return 6.0
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    return 8.0 + 16.0 * ceil(len(names) / _columns(ax, names))
+
+
+def _columns(ax: Axes, names: Sequence[str]) -> int:
+    """Say in how many columns a key fits over its axes; a wider one would make the layout narrow them."""
+    widest = _HANDLE + _LETTER * max(map(len, names))
+    return min(max(1, int(ax.get_position().width * ax.figure.get_figwidth() / widest)), len(names))
 
 
 def words(name: object) -> str:
@@ -131,7 +148,12 @@ def name_colours(ax: Axes, entries: Sequence[tuple[str, str]], lines: Sequence[d
     handles += [mpl.lines.Line2D([], [], **line) for line in lines]
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     ax.legend(
-        handles=handles, ncols=min(5, len(handles)), handlelength=1.3, columnspacing=1.3, handletextpad=0.5, **place
+        handles=handles,
+        ncols=_columns(ax, [handle.get_label() for handle in handles]),
+        handlelength=1.3,
+        columnspacing=1.3,
+        handletextpad=0.5,
+        **place,
     )
 
 
