@@ -29,6 +29,7 @@ OTHER = {
     "optimizer": {"adam": "momentum", "momentum": "rmsprop", "rmsprop": "adam"},
     "learning_rate": 0.0017,
 }
+SLOW = pytest.mark.slow
 STACKED = pytest.mark.parametrize("implementation", ["lanes", "grouped"])
 
 
@@ -143,6 +144,16 @@ def test_updates_are_those_of_the_network_that_changed_course(bars):
         assert np.array_equal(one["updates"].values[0, 1:], np.diff(one["weights"].values[0], axis=0))
 
 
+@STACKED
+def test_an_epoch_of_other_images_may_be_longer_than_all_before(bars, implementation):
+    design = space.switch(designed(3, dataset="digits"), EPOCH, dataset="textures")
+    finished = outcome(design, bars, implementation=implementation)
+    for row in rows(design):
+        short, long = (oracle.steps_of(each, bars[each["dataset"]]) for each in (row, oracle.afterwards(row)))
+        assert short < long
+        assert finished[row["model"]]["steps"].item() == EPOCH * short + (EPOCHS - 1 - EPOCH) * long
+
+
 def test_what_is_stored_is_the_row_of_the_design(design, population):
     for row in rows(design):
         one = population[row["model"]]
@@ -150,9 +161,11 @@ def test_what_is_stored_is_the_row_of_the_design(design, population):
         assert {name: one[name].item() for name in row} == row
 
 
-@pytest.mark.parametrize("implementation", ["lanes", "grouped", "im2col"])
+@pytest.mark.parametrize(
+    "implementation", ["lanes", *(pytest.param(name, marks=SLOW) for name in ("grouped", "im2col"))]
+)
 def test_whole_trainings_agree_with_the_oracle(implementation, bars):
-    design = designed(6, initialization="glorot_uniform", decay=0.5, activation=["tanh", "elu", "relu"])
+    design = designed(6, batch_size=64, initialization="glorot_uniform", decay=0.5, activation=["tanh", "elu", "relu"])
     design["optimizer"] = ("model", np.array(["adam", "adam", "rmsprop", "rmsprop", "momentum", "momentum"]))
     design = space.switch(design, [1, 2, 1, 2, 1, 2], **OTHER)
     design["optimizer_after"][1] = "adam"  # which goes on in its count of steps, on other images

@@ -242,6 +242,34 @@ def test_a_training_step_is_that_of_the_other_implementations_and_needs_no_compa
     assert torch.equal(step(operators.TRITON, members[1:])[1], ours[1])
 
 
+def test_a_change_of_course_is_that_of_the_other_implementations():
+    sets = {"digits": stripes("digits", size=8, train=70, grey=True), "textures": stripes("textures", size=8, train=70)}
+    images = bank(sets, torch.device(DEVICE))
+    design = space.sample("nws_small", 2, seed=4, dataset=sorted(sets), batch_size=32, augmentation=["on", "off"])
+    design["batch_size"][:] = 25
+    other = {"digits": "textures", "textures": "digits"}
+    after = {"optimizer": ["rmsprop", "momentum"], "augmentation": {"on": "off", "off": "on"}, "dataset": other}
+    design = space.switch(design.assign(optimizer=("model", ["momentum", "adam"])), 1, **after, learning_rate=0.001)
+
+    def trained(implementation):
+        crowd = Slots(cnn.layout(8, 3, 3, 2, 4, 16), 25, images, torch.float64, implementation=implementation)
+        crowd.arrange([member(row, images) for row in rows(design)])
+        for place, one in enumerate(crowd.members):
+            one.epoch = 1
+            crowd.epochs[place] = 1
+            crowd.rates[place] = one.row["learning_rate"] * one.row["decay"]
+        crowd.a.fill_(1), crowd.v.fill_(1)
+        crowd.switch([0, 1])
+        for place in (0, 1):
+            crowd.start_epoch(place)
+        crowd.step()
+        return {one.row["model"]: crowd.weights[place] for place, one in enumerate(crowd.members)}
+
+    ours, others = (trained(one) for one in (operators.TRITON, operators.Implementation("im2col")))
+    for number in (0, 1):
+        assert torch.allclose(ours[number], others[number], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize("implementation", [operators.TRITON, operators.Implementation()])
 def test_a_recorded_step_is_the_step_itself(implementation):

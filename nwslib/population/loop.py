@@ -344,7 +344,7 @@ def _evaluate_due(crowd: Any, records: dict[int, Record], max_epochs: int, watch
             finished.append(one)
             watch.accuracies.append(test[k])
         watch.evaluations += max_epochs - one.evaluations + 1 if record.status else 1
-    turning = [place for place in due if crowd.members[place] not in finished and crowd.members[place].changes]
+    turning = [place for place in due if crowd.members[place].changes]
     if turning:
         crowd.switch(turning)
     watch.report()
