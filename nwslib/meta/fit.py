@@ -307,7 +307,7 @@ def _train(
     held = hold_out(labels, reader.validation, reader.seed)
     learned, watched = np.flatnonzero(~held), np.flatnonzero(held)
     targets = torch.from_numpy(labels).repeat_interleave(len(view.snapshots)).to(view.device)  # one per row
-    optimizer = torch.optim.Adam(module.parameters(), lr=reader.rate)
+    optimizer = torch.optim.Adam(module.parameters(), lr=reader.rate, fused=view.device.type in ("cpu", "cuda"))
     draws = np.random.default_rng([reader.seed, 3])
     generator = torch.Generator().manual_seed(reader.seed)
     best, history = copy.deepcopy(module.state_dict()), []

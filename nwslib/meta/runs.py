@@ -122,14 +122,20 @@ class StreamedRuns:
         """Read one run from each of some rows; as `ResidentRuns.gather`."""
         network, moment = np.divmod(rows.cpu().numpy(), len(self.snapshots))
         starts = starts.cpu().numpy()
-        on_cuda = self.device.type == "cuda"
-        runs = torch.empty(len(rows), self.length, pin_memory=on_cuda)
-        for number in np.unique(self.node[network]).tolist():
+        present = np.unique(self.node[network]).tolist()
+        if len(present) == 1:
+            return torch.from_numpy(self._taken(present[0], network, moment, starts)).to(self.device)
+        runs = torch.empty(len(rows), self.length)
+        for number in present:
             some = np.flatnonzero(self.node[network] == number)
-            where = (self.place[network[some]], self.moments[number][moment[some]], self.first[number] + starts[some])
-            found = take_runs(self.networks.nodes[number], *where, self.length, self.variable)
+            found = self._taken(number, network[some], moment[some], starts[some])
             runs[torch.from_numpy(some)] = torch.from_numpy(found)
-        return runs.to(self.device, non_blocking=on_cuda)
+        return runs.to(self.device)
+
+    def _taken(self, number: int, network: np.ndarray, moment: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Read runs of networks of one architecture."""
+        where = (self.place[network], self.moments[number][moment], self.first[number] + starts)
+        return take_runs(self.networks.nodes[number], *where, self.length, self.variable)
 
 
 def random_starts(view: Runs, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
