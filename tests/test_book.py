@@ -119,6 +119,10 @@ def change(project, path, old, new):
     file.write_text(file.read_text().replace(old, new))
 
 
+def leave_out(project, name):
+    put(project.root / f"params/smoke/{name}.yaml", "# left out: it draws\n")
+
+
 def smoke(project):
     return Run(project, "smoke", project.root / "_run")
 
@@ -300,6 +304,47 @@ def test_duration_is_stated(book):
     put(book.root / "params/smoke/first.yaml", "networks: 2\n")
     assert any("must state the duration" in line for line in check(book, ["smoke"]))
     assert parameters.expected_seconds(book.root / "params/smoke/second.yaml") == 3
+
+
+def test_a_profile_may_leave_a_chapter_out_if_it_says_why(book):
+    leave_out(book, "second")
+    run = smoke(book)
+    assert check(book, ["smoke"]) == []
+    assert {page.name: why for page, why in run.left_out.items()} == {"second": "it draws"}
+    assert [page.name for page in run.pages] == ["introduction", "first", "notes"]
+    put(book.root / "params/smoke/second.yaml", "# left out: it draws\nnetworks: 5\n")
+    assert check(book, ["smoke"]) == [
+        "params/smoke/second.yaml leaves the chapter out, so it sets nothing; it sets networks"
+    ]
+    put(book.root / "params/smoke/second.yaml", "# left out:\n")
+    assert any("must state the duration" in line for line in check(book, ["smoke"]))
+
+
+def test_a_chapter_that_is_left_out_cannot_be_asked_for(book):
+    leave_out(book, "second")
+    done = drive(book, "run", "--profile", "smoke", "--chapter", "second")
+    assert done.returncode == 1
+    assert "the profile 'smoke' leaves out the chapter 'second': it draws" in done.stderr
+    leave_out(book, "introduction")
+    done = drive(book, "build", "--profile", "smoke")
+    assert done.returncode == 1
+    assert "the profile 'smoke' leaves out the first page: it is executed, and not built" in done.stderr
+
+
+def test_released_networks_must_be_there_before_anything_runs(book):
+    cell = PARAMETERS + '\ncollection = "nws_small"  # which\npopulation_folder = "_run/a/populations/main"  # where'
+    head = [text(f"# What?\n\n{PROSE}"), code(COLAB, "colab"), code(cell, "parameters")]
+    put(book.root / "book/second.ipynb", notebook(*head, text("## Summary")))
+    place = "_run/smoke/populations/nws_fixed"
+    lines = ["# about 3 s on 2 cores", "networks: 2", "collection: released", f"population_folder: {place}"]
+    put(book.root / "params/smoke/second.yaml", "\n".join(lines))
+    done = drive(book, "run", "--profile", "smoke")
+    assert done.returncode == 1
+    command = (
+        f"python -m nwslib.snapshots read-nws NWS_FOLDER {book.root / place} nws_fixed_train.csv nws_fixed_test.csv"
+    )
+    assert f"for second: {command}" in done.stderr
+    assert not smoke(book).folder.exists()
 
 
 def test_unknown_profile_and_chapter_name_the_nearest(book):
@@ -641,3 +686,25 @@ def test_build_publishes_whole_books_only(book):
     change(book, "book/second.ipynb", "What is read?", "What else?")
     stale = drive(book, "build", "--profile", "smoke")
     assert "second: changed: notebook" in stale.stderr
+
+
+@pytest.mark.slow
+def test_a_book_without_a_chapter_is_built_without_its_page(book):
+    change(book, "book/reference/notes.md", "# Notes", "# Notes\n\nSee [the second one](../second.ipynb#what-is-read).")
+    change(
+        book,
+        "book/first.ipynb",
+        "## Summary",
+        "## Summary\\n\\nNext: [reading](second.ipynb), [notes](reference/notes.md).",
+    )
+    leave_out(book, "second")
+    made = drive(book, "make", "--profile", "smoke")
+    assert made.returncode == 0, made.stderr
+    assert "second" not in made.stdout
+    html = smoke(book).folder / "html/book"
+    assert not (html / "second.html").exists()
+    assert "See the second one." in (html / "reference/notes.html").read_text()
+    first = (html / "first.html").read_text()
+    assert "Next: reading, <a" in first
+    assert "this profile leaves out the chapters second" in first
+    assert "second.html" not in first

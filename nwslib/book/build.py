@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import yaml
 from docutils.nodes import make_id
 
 from nwslib import __version__
 from nwslib.book import executed
-from nwslib.book.project import BookError, Page, check_complete, check_profile, code_cells, read_notebook, tags
+from nwslib.book.project import BookError, Page, check_complete, check_profile, code_cells, read_notebook, source, tags
 from nwslib.book.state import Run, why_stale
 
 _JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
@@ -40,6 +41,7 @@ _NEEDLESS = re.compile(
     |<link\ rel="preload"\ as="font"[^>]*>)""",
     re.DOTALL | re.VERBOSE,
 )
+_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s#]+)(?:#[^()\s]*)?\)")
 _MIN_WORDS = 20
 
 
@@ -64,7 +66,10 @@ def build(run: Run) -> Path:
     """
     check_profile(run.project, run.profile)
     check_complete(run.project)
-    if found := [f"{page.name}: {fault}" for page in run.project.chapters for fault in _chapter_faults(run, page)]:
+    if run.project.pages[0] not in run.pages:
+        raise BookError(f"the profile {run.profile!r} leaves out the first page: it is executed, and not built")
+    chapters = [page for page in run.pages if page.is_chapter]
+    if found := [f"{page.name}: {fault}" for page in chapters for fault in _chapter_faults(run, page)]:
         raise BookError("chapters are not fit to be published:\n" + "\n".join(f"  {fault}" for fault in found))
     _restore(run)
     stage = _stage(run)
@@ -88,22 +93,60 @@ def _stage(run: Run) -> Path:
     stage, root = run.folder / "stage", run.project.root
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book", ignore=shutil.ignore_patterns("*.ipynb", ".*"))
-    for page in run.project.pages:
+    for page in run.pages:
         (stage / page.path).parent.mkdir(parents=True, exist_ok=True)
-        if page.is_chapter:
-            notebook = executed.for_page(read_notebook(run.executed(page)))
-            (stage / page.path).write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
-        else:
-            shutil.copy(root / page.path, stage / page.path)
-    for name in ("_toc.yml", *run.project.assets):
+        (stage / page.path).write_text(_staged(run, page), encoding="utf-8")
+    for name in run.project.assets:
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, stage / name)
+    absent = {str(form) for page in run.left_out for form in (page.path, page.path.with_suffix(""))}
+    contents = _without(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")), absent)
+    (stage / "_toc.yml").write_text(yaml.safe_dump(contents, allow_unicode=True, sort_keys=False), encoding="utf-8")
     config = run.project.config
-    footer = f"<p>Profile {run.profile}, nwslib {__version__}, {datetime.date.today().isoformat()}</p>"
+    footer = f"<p>{_about(run)}</p>"
     html = config.get("html") or {}
     staged = config | {"html": html | {"extra_footer": html.get("extra_footer", "") + footer}}
     (stage / "_config.yml").write_text(yaml.safe_dump(staged, allow_unicode=True), encoding="utf-8")
     return stage
+
+
+def _staged(run: Run, page: Page) -> str:
+    """Give the source of a page: a notebook executed, and no link to a page that the profile leaves out."""
+    absent, folder = {page.path for page in run.left_out}, page.path.parent
+    if not page.is_chapter:
+        return _unlinked((run.project.root / page.path).read_text(encoding="utf-8"), folder, absent)
+    notebook = executed.for_page(read_notebook(run.executed(page)))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = _unlinked(source(cell), folder, absent)
+    return json.dumps(notebook, indent=1, ensure_ascii=False)
+
+
+def _about(run: Run) -> str:
+    """Say on every page what made it, and what is missing beside it."""
+    made = f"Profile {run.profile}, nwslib {__version__}, {datetime.date.today().isoformat()}"
+    names = [page.name for page in run.left_out]
+    return f"{made}; this profile leaves out the chapters {', '.join(names)}" if names else made
+
+
+def _without(entry: Any, names: set[str]) -> Any:
+    """Take pages out of the table of contents, or of a part of it, and with the last page of a part the part."""
+    match entry:
+        case dict():
+            return {key: _without(value, names) for key, value in entry.items()}
+        case list():
+            kept = [_without(child, names) for child in entry if str(child.get("file")) not in names]
+            return [child for child in kept if child.get("chapters") != []]
+    return entry
+
+
+def _unlinked(text: str, folder: Path, absent: set[Path]) -> str:
+    """Leave the words of a link to a page that is left out, and not the link."""
+
+    def words(link: re.Match) -> str:
+        return link[1] if Path(os.path.normpath(folder / link[2])) in absent else link[0]
+
+    return _LINK.sub(words, text)
 
 
 def _jupyter_book(run: Run, stage: Path) -> Path:
@@ -192,7 +235,7 @@ def _page_faults(run: Run, html: Path) -> Iterator[str]:
     """Yield the pages of the table of contents that are missing, all but empty, or lost a figure."""
     if not (html / "index.html").is_file():
         yield "index.html was not built"
-    for page in run.project.pages:
+    for page in run.pages:
         path = html / page.path.with_suffix(".html")
         if not path.is_file():
             yield f"{page.path} did not become HTML"

@@ -12,6 +12,7 @@ from nwslib.book.project import BookError, Page, Project, defaults, read_noteboo
 from nwslib.space import nearest
 
 _DURATION = re.compile(r"# about (\d+(?:\.\d+)?) s on \S")
+_LEFT_OUT = re.compile(r"# left out: (\S.*)")
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -47,6 +48,13 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
+def left_out(path: Path) -> str | None:
+    """Give why a profile goes without a chapter, where the first line says it: ``# left out: it trains networks``."""
+    first, *_ = (path.read_text(encoding="utf-8") if path.is_file() else "").splitlines() or [""]
+    stated = _LEFT_OUT.fullmatch(first.rstrip())
+    return stated[1] if stated else None
+
+
 def expected_seconds(path: Path) -> float | None:
     """Give the duration that the first line of a parameter file states: ``# about 180 s on 2 cores``."""
     first, *_ = path.read_text(encoding="utf-8").splitlines() or [""]
@@ -74,8 +82,15 @@ def findings(project: Project, profile: str) -> Iterator[str]:
 def _chapter_findings(project: Project, profile: str, page: Page) -> Iterator[str]:
     path = project.parameter_file(profile, page)
     values, known = read(path), defaults(read_notebook(project.root / page.path))
+    if left_out(path):
+        if values:
+            yield f"{_short(path)} leaves the chapter out, so it sets nothing; it sets {', '.join(values)}"
+        return
     if expected_seconds(path) is None:
-        yield f"{_short(path)}: the first line must state the duration, like '# about 180 s on 2 cores'"
+        yield (
+            f"{_short(path)}: the first line must state the duration, like '# about 180 s on 2 cores', or "
+            "'# left out: ' and why the profile goes without the chapter"
+        )
     for name, value in values.items():
         if name not in known:
             yield f"{_short(path)}: {page.path} has no parameter {name!r}. {nearest(name, known)}"
@@ -126,6 +141,8 @@ def _disagreements(project: Project, profile: str) -> Iterator[str]:
     """Compare parameters of one name: one population serves all chapters, so all must name the same one."""
     first: dict[str, tuple[Page, Any]] = {}
     for page in project.chapters:
+        if left_out(project.parameter_file(profile, page)):
+            continue
         try:
             values = for_chapter(project, profile, page)
         except BookError:

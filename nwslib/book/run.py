@@ -20,6 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from nwslib import resolve
 from nwslib.book import executed, parameters
 from nwslib.book.progress import Terminal, clock, polled, seconds_left
 from nwslib.book.project import BookError, Page, check_complete, check_profile, read_notebook, select
@@ -73,7 +74,7 @@ def run_chapters(run: Run, names: list[str], force: bool, terminal: Terminal) ->
     run
         The book, the profile, and where the output goes.
     names
-        Chapters to look at; all for an empty list.
+        Chapters to look at; for an empty list all that the profile does not leave out.
     force
         Execute them even where nothing has changed.
     terminal
@@ -82,14 +83,17 @@ def run_chapters(run: Run, names: list[str], force: bool, terminal: Terminal) ->
     Raises
     ------
     BookError
-        If the profile, a chapter, a parameter or its type is unknown, the run folder cannot be written, another run
-        is at work in it, or a chapter fails; later chapters are then not begun.
+        If the profile, a chapter, a parameter or its type is unknown, the profile leaves out a chapter that is named,
+        released networks are missing, the run folder cannot be written, another run is at work in it, or a chapter
+        fails; later chapters are then not begun.
     """
     check_profile(run.project, run.profile)
     check_complete(run.project)
-    pages = _readers_last(select(run.project, names), run.project.root)
+    pages = _readers_last(_included(run, names), run.project.root)
     if found := list(parameters.findings(run.project, run.profile)):
         raise BookError("the parameters are at fault:\n" + "\n".join(f"  {finding}" for finding in found))
+    if found := list(_unconverted(run, pages)):
+        raise BookError("released networks are missing:\n" + "\n".join(f"  {finding}" for finding in found))
     with _writable(run), _locked(run):
         stated = _expected_seconds(run)
         expected = {page.name: stated[page.name] for page in pages if force or why_stale(run, page)}
@@ -103,6 +107,29 @@ def run_chapters(run: Run, names: list[str], force: bool, terminal: Terminal) ->
             terminal.line(f"{label} · {reason}")
             expected.setdefault(page.name, stated[page.name])
             measured[page.name] = _execute(run, page, label, terminal, expected, measured)
+
+
+def _included(run: Run, names: list[str]) -> tuple[Page, ...]:
+    """Give the chapters of these names, or all that the profile does not leave out."""
+    left_out = run.left_out
+    for page in select(run.project, names):
+        if page in left_out and names:
+            raise BookError(f"the profile {run.profile!r} leaves out the chapter {page.name!r}: {left_out[page]}")
+    return tuple(page for page in select(run.project, names) if page not in left_out)
+
+
+def _unconverted(run: Run, pages: tuple[Page, ...]) -> Iterator[str]:
+    """Say how to make the populations of released networks that chapters are to read and nobody has converted yet."""
+    asked: dict[Path, str] = {}
+    for page in pages:
+        values = parameters.for_chapter(run.project, run.profile, page)
+        folders = [value for name, value in values.items() if name.endswith("_folder") and "populations" in value]
+        with _environment(_kernel_environment(run)):
+            asked |= {resolve(folder): page.name for folder in folders if "released" in values.values()}
+    for folder, name in asked.items():
+        if not (folder / "manifest.json").is_file():
+            csvs = f"{folder.name}_train.csv {folder.name}_test.csv"
+            yield f"for {name}: python -m nwslib.snapshots read-nws NWS_FOLDER {folder} {csvs}"
 
 
 def _readers_last(pages: tuple[Page, ...], root: Path) -> tuple[Page, ...]:

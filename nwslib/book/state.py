@@ -36,6 +36,17 @@ class Run:
         """The folder of this profile."""
         return self.home / self.profile
 
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """The pages of the book, without the chapters that the profile leaves out."""
+        return tuple(page for page in self.project.pages if page not in self.left_out)
+
+    @property
+    def left_out(self) -> dict[Page, str]:
+        """The chapters that the profile leaves out, and why."""
+        files = {page: self.project.parameter_file(self.profile, page) for page in self.project.chapters}
+        return {page: reason for page, file in files.items() if (reason := parameters.left_out(file))}
+
     def executed(self, page: Page) -> Path:
         """Give the executed notebook of a chapter: the same path as in the repository, below `folder`."""
         return self.folder / page.path

@@ -1,4 +1,4 @@
-"""The commands for populations on disk: look at one, check it, merge several, convert one, make it public."""
+"""The commands for populations on disk: look at one, check it, merge several, convert or read one, make it public."""
 
 import argparse
 import json
@@ -13,7 +13,8 @@ from nwslib.snapshots.checks import faults
 from nwslib.snapshots.files import FORMS
 from nwslib.snapshots.merging import merge
 from nwslib.snapshots.release import AUTHORS, LICENCES, release
-from nwslib.snapshots.store import convert
+from nwslib.snapshots.released import read_nws
+from nwslib.snapshots.store import convert, table, write
 from nwslib.snapshots.summary import lines, size, summary
 
 _EXAMPLES = {
@@ -21,6 +22,7 @@ _EXAMPLES = {
     "validate": "validate population",
     "merge": "merge everything machine-1 machine-2 machine-3",
     "convert": "convert population archive --form archive --keep-bits 10",
+    "read-nws": "read-nws nws populations/nws_fixed nws_fixed_train.csv nws_fixed_test.csv",
     "release": 'release population to-be-published --title "What weights tell" --author "Family, Given"',
 }
 
@@ -89,6 +91,19 @@ def _convert(source: str, target: str, form: str, keep_bits: int | None, validat
     return _validate(target) if validate else 0
 
 
+def _read_nws(folder: str, target: str, csvs: list[str], skip: list[int]) -> int:
+    try:
+        held = table(target)["model"].values.tolist()
+    except FileNotFoundError:
+        held = []
+    networks = read_nws(folder, csvs, skip=[*skip, *held])
+    written = write(target, tqdm(networks, unit=" networks", initial=len(held), disable=None))
+    found = summary(target)
+    split = ", ".join(f"{side} {number:,}" for side, number in found["split"].items())
+    print(f"{target}: {written:,} networks read, {found['networks']:,} in all ({split})")
+    return 0
+
+
 def _release(folder: str, target: str, **said: Any) -> int:
     begin = time.monotonic()
     found = release(folder, target, **said)
@@ -107,13 +122,20 @@ def _release(folder: str, target: str, **said: Any) -> int:
     return 0
 
 
-_COMMANDS = {"info": _info, "validate": _validate, "merge": _merge, "convert": _convert, "release": _release}
+_COMMANDS = {
+    "info": _info,
+    "validate": _validate,
+    "merge": _merge,
+    "convert": _convert,
+    "read-nws": _read_nws,
+    "release": _release,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m nwslib.snapshots",
-        description="Look at a population on disk, check it, merge several, convert one, or make it public.",
+        description="Look at a population on disk, check it, merge several, convert or read one, or make it public.",
         epilog="\n".join(["examples:", *(f"  python -m nwslib.snapshots {example}" for example in _EXAMPLES.values())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -135,8 +157,21 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-bits", type=int, metavar="N", help="in an archive, round weights to so many bits of the mantissa"
     )
     convert.add_argument("--no-validate", action="store_false", dest="validate", help="leave the copy unchecked")
+    _add_read_nws(commands)
     _add_release(commands)
     return parser
+
+
+def _add_read_nws(commands: argparse._SubParsersAction) -> None:
+    reading = _command(commands, "read-nws", "make a population of the NWS release, with the split of its CSVs")
+    reading.add_argument("folder", help="where the paths in the CSVs start; stays as it is")
+    reading.add_argument("target", help="made where it does not exist; goes on where it was interrupted")
+    reading.add_argument(
+        "csvs", nargs="+", metavar="csv", help="as given, or in the folder; its name ends in train or test"
+    )
+    reading.add_argument(
+        "--skip", nargs="+", type=int, default=[], metavar="N", help="leave out networks that an error has named"
+    )
 
 
 def _add_release(commands: argparse._SubParsersAction) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -46,7 +47,7 @@ from nwslib.snapshots.schema import (
     validate,
 )
 from nwslib.snapshots.writer import Shelf, Writer, place
-from nwslib.space import CONSTANTS, PROPERTIES, complete, nearest, row_keys
+from nwslib.space import CONSTANTS, PROPERTIES, complete, nearest, row_keys, sample
 
 try:
     import fcntl
@@ -184,13 +185,62 @@ def convert(source: str | Path, target: str | Path, *, form: str = "archive", ke
     return len(contents.table["id"]) - len(known)
 
 
+def design_of(folder: str | Path, collection: str, networks: int, seed: int, **fixed: Any) -> xr.Dataset:
+    """Give the design of a population: drawn, or, where others trained and released its networks, their table.
+
+    Parameters
+    ----------
+    folder
+        Where the population is, or is to be.
+    collection
+        As in `nwslib.space.sample`; or ``"released"``, for networks that a reader of `nwslib.snapshots.released` wrote
+        to the folder. `seed` and `fixed` then say nothing, and the split is that of the release.
+    networks
+        Number of rows. Of released networks 0 takes as many as there are; any other number is what there must be.
+    seed, **fixed
+        As in `nwslib.space.sample`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimension ``model``. `remaining` finds none of the released networks left to train.
+
+    Raises
+    ------
+    FileNotFoundError
+        If released networks are asked for, and the folder holds none.
+    ValueError
+        If there is another number of them, or `nwslib.space.sample` refuses what is asked for.
+
+    Examples
+    --------
+    >>> design_of("no/such/folder", "nws_small", 3, seed=0, dataset="digits")["dataset"].values.tolist()
+    ['digits', 'digits', 'digits']
+    """
+    if collection != "released":
+        return sample(collection, networks, seed, **fixed)
+    try:
+        design = table(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no released networks in {folder}: they are not trained but converted, with python -m nwslib.snapshots "
+            f"read-nws NWS_FOLDER {folder} TRAIN_CSV TEST_CSV"
+        ) from error
+    if networks not in (0, design.sizes["model"]):
+        raise ValueError(
+            f"{folder} holds {design.sizes['model']:,} networks, not {networks:,}. The command that converts them goes "
+            "on where it was interrupted; networks = 0 takes as many as there are"
+        )
+    return design
+
+
 def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
     """Give the rows of a design that a folder does not hold yet.
 
     Parameters
     ----------
     design
-        Dimension ``model``, from `nwslib.space.sample` or made by hand.
+        Dimension ``model``, from `nwslib.space.sample` or made by hand; or the `table` of a population.
     folder
         Where the population is, or is to be.
 
@@ -211,7 +261,10 @@ def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
     >>> remaining(sample("nws_small", 3, seed=0), "no/such/folder").sizes["model"]
     3
     """
-    design, folder = complete(design), Path(folder)
+    folder = Path(folder)
+    if "id" in design and folder.exists():  # released networks have no seed to be known by
+        design = design.isel(model=~np.isin(design["id"].values, read(folder).table["id"]))
+    design = complete(design)
     if not folder.exists():
         return design
     contents = read(folder)
