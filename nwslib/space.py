@@ -337,9 +337,8 @@ def row_keys(design: xr.Dataset) -> list[tuple]:
     list of tuple
         One per network, in order; equal where two rows describe the same network.
     """
-    names = [*sorted({*PROPERTIES, *CONSTANTS, "seed"}), *(changes := switch_columns(design))]
-    keys = zip(*(design[name].values.tolist() for name in names), strict=True)
-    return [(*key, *changes) for key in keys]
+    names = [*sorted({*PROPERTIES, *CONSTANTS, "seed"}), *switch_columns(design)]
+    return list(zip(*(design[name].values.tolist() for name in names), strict=True))
 
 
 def base_set(dataset: str) -> str:

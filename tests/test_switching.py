@@ -335,7 +335,9 @@ def test_a_cluster_trains_the_same_networks(design, bars, population):
     cluster = pytest.importorskip("nwslib.population.cluster")
     some = design.isel(model=[3])
     with pytest.raises(ValueError, match="needs the image set 'textures'"):
-        cluster.train(space.switch(designed(1, dataset="digits"), 2, dataset="textures"), {"digits": bars["digits"]})
+        only = {"digits": bars["digits"]}
+        # No scheduler is there: the images are looked at before.
+        cluster.train(space.switch(designed(1, dataset="digits"), 2, dataset="textures"), only, client="tcp://[::1]:1")
     (one,) = cluster.train(some, bars, max_epochs=EPOCHS, device="cpu", progress=False)
     assert identical(one, population[3])
 
