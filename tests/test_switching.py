@@ -333,12 +333,11 @@ def test_what_can_not_be_trained_after_the_switch_is_refused_before_training(bar
 
 def test_a_cluster_trains_the_same_networks(design, bars, population):
     cluster = pytest.importorskip("nwslib.population.cluster")
-    some = design.isel(model=[3])
-    with pytest.raises(ValueError, match="needs the image set 'textures'"):
-        only = {"digits": bars["digits"]}
-        # No scheduler is there: the images are looked at before.
-        cluster.train(space.switch(designed(1, dataset="digits"), 2, dataset="textures"), only, client="tcp://[::1]:1")
-    (one,) = cluster.train(some, bars, max_epochs=EPOCHS, device="cpu", progress=False)
+    digits = {"digits": bars["digits"]}
+    lacking = space.switch(designed(1, dataset="digits"), 2, dataset="textures")
+    with pytest.raises(ValueError, match="needs the image set 'textures'"):  # known before a scheduler is looked for
+        cluster.train(lacking, digits, client="tcp://[::1]:1")
+    (one,) = cluster.train(design.isel(model=[3]), bars, max_epochs=EPOCHS, device="cpu", progress=False)
     assert identical(one, population[3])
 
 
