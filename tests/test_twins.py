@@ -130,3 +130,13 @@ def test_what_networks_cannot_change_is_refused(base):
         twins.aftermath(reading, "activation")
     with pytest.raises(ValueError, match=r"no network changes its dataset\. Known: 'augmentation', 'optimizer'"):
         twins.aftermath(reading, "dataset")
+
+
+def test_a_claim_is_of_the_end_and_has_the_twins_beside_it(base):
+    reading, epochs = followers(base, delay=3)
+    followed = twins.followed(reading, epochs, SINCE)
+    found = twins.claim("the optimiser", followed, networks=20, figure="fig-course")
+    numbers = [found[name] for name in ("number", "high", "baseline", "networks")]
+    assert numbers == [1, 1, 0, 20]
+    assert 0.8 < found["low"] < 1
+    assert found["chance"] == followed["chance"].sel(group="changes course", value="after").item()

@@ -1,11 +1,12 @@
 """Networks that change course beside their twins, which are the same networks trained on as they began."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from nwslib.analysis import results
 from nwslib.analysis.interventions import course
 from nwslib.analysis.moments import binned, epochs_of, snapshot_by_snapshot
 from nwslib.analysis.pairs import difference
@@ -172,6 +173,45 @@ def aftermath(reading: xr.Dataset, changed: str) -> dict[str, float]:
     ours, theirs = (right[members] for members in _pairs(reading, changed))
     means = {"accuracy": float(ours.mean()), "twins": float(theirs.mean()), "networks": float(len(ours))}
     return means | difference(ours, theirs)
+
+
+def told(found: Mapping[str, float]) -> str:
+    """Write down what `overtaken` gives.
+
+    Examples
+    --------
+    >>> told({"epochs": 3.0, "low": 1.0, "high": np.inf})
+    '3 (1 to never)'
+    """
+    epochs, low, high = (
+        f"{found[key]:.0f}" if np.isfinite(found[key]) else "never" for key in ("epochs", "low", "high")
+    )
+    return f"{epochs} ({low} to {high})"
+
+
+def claim(text: str, change: xr.Dataset, *, networks: float, figure: str) -> dict[str, Any]:
+    """State how often the value after is named at the end, with that of the twins as the baseline.
+
+    Parameters
+    ----------
+    text
+        The finding in words.
+    change
+        Of one change: from `followed`.
+    networks
+        Networks behind it.
+    figure
+        Name of the figure that shows it.
+
+    Returns
+    -------
+    dict
+        For `nwslib.analysis.results.save`.
+    """
+    ours, theirs = (change.isel(since=-1).sel(group=name, value="after") for name in COURSES)
+    about = {"chance": ours["chance"].item(), "baseline": theirs["level"].item(), "unit": "share named"}
+    bounds = (ours["low"].item(), ours["high"].item())
+    return results.claim(text, ours["level"].item(), bounds, networks=networks, figure=figure, **about)
 
 
 def _pairs(reading: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
