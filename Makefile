@@ -19,6 +19,7 @@ help: ## list the commands
 	@echo "make COMMAND [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 	@echo "profiles: $(PROFILES)"
+	@echo "released reads the study's own networks, once they are converted: book/reference/released.md"
 
 book: profile $(INSTALLED) ## execute the chapters that have changed, and build the pages
 	@$(BIN)/python -m nwslib.book make --profile $(PROFILE)
