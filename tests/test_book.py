@@ -21,6 +21,7 @@ from nwslib.book import executed, parameters
 from nwslib.book.check import check
 from nwslib.book.progress import Terminal, seconds_left
 from nwslib.book.project import BookError, Project, check_profile, select
+from nwslib.book.run import _readers_last
 from nwslib.book.state import Run, fingerprint, imported_files, read_state, why_stale
 
 ROOT = Path(__file__).parents[1]
@@ -544,6 +545,13 @@ def test_a_failed_chapter_stops_the_run_and_is_set_aside(book, cell, message):
     assert re.search(message, done.stderr), done.stderr
     assert (run.folder / "failed/book/first.ipynb").is_file()
     assert not (run.folder / "book").exists()
+
+
+@pytest.mark.parametrize(("inputs", "last"), [("results/*.txt", "introduction"), ("results/reference/*.nc", "second")])
+def test_only_chapters_that_read_what_others_leave_wait_for_them(book, inputs, last):
+    put(book.root / "book/introduction.ipynb", chapter("What is this?", nws={"inputs": [inputs]}))
+    change(book, "book/second.ipynb", "results/*.txt", "results/reference/*.txt")
+    assert [page.name for page in _readers_last(book.chapters, book.root)][-1] == last
 
 
 def test_a_chapter_must_not_write_what_it_says_it_reads(book):

@@ -56,6 +56,7 @@ del _end_with_the_driver
 # What a kernel says outside its notebook is for those who look for it: an ipykernel that is told to stop while it still
 # answers logs an error of its own, which on the terminal would look like one of the chapter.
 _KERNEL_LOG = "NWS_KERNEL_LOG"
+_ARCHIVE = "results/reference/"  # comes with the repository
 
 
 class _KernelManager(AsyncKernelManager):
@@ -133,8 +134,12 @@ def _unconverted(run: Run, pages: tuple[Page, ...]) -> Iterator[str]:
 
 
 def _readers_last(pages: tuple[Page, ...], root: Path) -> tuple[Page, ...]:
-    """Put chapters that read what others leave behind those that do not; else the book's order stays."""
-    return tuple(sorted(pages, key=lambda page: bool(input_patterns(read_notebook(root / page.path)))))
+    """Put chapters that read what others leave in this run behind those that do not; else the book's order stays."""
+    return tuple(sorted(pages, key=lambda page: _reads_others(read_notebook(root / page.path))))
+
+
+def _reads_others(notebook: dict) -> bool:
+    return not all(pattern.startswith(_ARCHIVE) for pattern in input_patterns(notebook))
 
 
 def _execute(
