@@ -149,6 +149,14 @@ def test_units_can_be_permuted_where_networks_are_read(population):
     assert np.array_equal(*layers)
 
 
+def test_where_nothing_differs_a_guess_is_made(population):
+    still = population.assign(weights=population["weights"] * 0)
+    for machine in ("linear", "boosting"):
+        found = StatisticsReader(machine=machine).fit(still, "optimizer").predictions(still)
+        assert len(set(found["prediction"].values)) == 1
+    assert StatisticsReader().fit(still, "learning_rate").score(still) < 0.05
+
+
 def test_what_cannot_be_read_is_refused(population):
     with pytest.raises(ValueError, match=r"unknown property 'optimiser'. Did you mean 'optimizer'"):
         StatisticsReader().fit(population, "optimiser")

@@ -7,7 +7,6 @@ from typing import Self
 import numpy as np
 import xarray as xr
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -215,7 +214,7 @@ def _machine(reader: StatisticsReader, samples: int) -> Pipeline:
     support = LinearSVC(C=reader.cost, dual=False, class_weight="balanced")
     last = RidgeCV(np.logspace(-1, 5, 13)) if reader.task == "regression" else support
     quantiles = QuantileTransformer(n_quantiles=min(samples, 100), subsample=None)
-    return make_pipeline(VarianceThreshold(), quantiles, StandardScaler(), last)
+    return make_pipeline(quantiles, StandardScaler(), last)
 
 
 def _features(
