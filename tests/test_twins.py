@@ -105,6 +105,21 @@ def test_a_number_counts_as_the_nearer_value(base):
         assert one["train_networks"].values.tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_the_way_is_the_share_of_the_logarithm_that_the_estimate_has_moved(base, share):
+    design = twins.design(base, 7, learning_rate=0.01)
+    before, after = (np.log10(design[name].values) for name in ("learning_rate", "learning_rate_after"))
+    noise = np.tile(np.random.default_rng(0).normal(size=20), 2)  # what a reader gets wrong about both twins
+    estimates = np.stack([before, before + share * (after - before) + noise], axis=1)
+    found = xr.Dataset({"truth": ("model", 10**before), "prediction": (("model", "snapshot"), 10**estimates)})
+    found = found.assign_coords({name: ("model", design[name].values) for name in design.data_vars})
+    about = {"task": "regression", "property": "learning_rate", "train_median": 0.002}
+    way = twins.way(described(found.assign_coords(model=design["model"].values, snapshot=[1, 2]), **about))
+    assert [way[name] for name in ("way", "low", "high")] == pytest.approx([share] * 3)
+    with pytest.raises(ValueError, match="optimizer is a class: there is no way"):
+        twins.way(followers(base, delay=0)[0])
+
+
 def test_a_network_whose_twin_is_missing_is_left_out(base):
     reading, epochs = followers(base, delay=0)
     some = reading.isel(model=slice(5, None))

@@ -175,6 +175,39 @@ def aftermath(reading: xr.Dataset, changed: str) -> dict[str, float]:
     return means | difference(ours, theirs)
 
 
+def way(reading: xr.Dataset) -> dict[str, float]:
+    """Say how far the estimate of a number has moved at the end, from the value before to the one after.
+
+    Parameters
+    ----------
+    reading
+        Of a number, as for `relabelled`.
+
+    Returns
+    -------
+    dict
+        ``way``: the difference between the estimated logarithms of a network that changed and of its twin, as a share of
+        that between the two true values, on average; 0 is none, 1 all of it. ``low`` and ``high`` of its 95 % interval
+        over networks, and seeds; ``networks``.
+
+    Raises
+    ------
+    ValueError
+        If the reading is of classes, there is no such change, or no network that changes has a twin.
+    """
+    name = reading.attrs["property"]
+    if reading.attrs["task"] != "regression":
+        raise ValueError(f"{name} is a class: there is no way between classes")
+    changed, twin = _pairs(reading, name)
+    last = np.log10(
+        snapshot_by_snapshot(reading["prediction"]).isel(snapshot=-1).values.reshape(len(reading["model"]), -1)
+    )
+    before, after = (np.log10(reading[one].values[changed]) for one in (name, f"{name}_after"))
+    ours, theirs = (last[members] / (after - before)[:, None] for members in (changed, twin))
+    moved = difference(ours, theirs)
+    return {"way": moved["change"], "low": moved["low"], "high": moved["high"], "networks": float(len(changed))}
+
+
 def told(found: Mapping[str, float]) -> str:
     """Write down what `overtaken` gives.
 

@@ -59,8 +59,8 @@ class RunReader:
     precision
         ``"float32"``, or ``"bfloat16"``: mixed precision, for devices that have fast units for it.
     batch_statistics
-        Whether batch norms of the meta-classifier use the statistics of the batch when it predicts, as the released
-        code does, and not their running ones.
+        Whether batch norms of the meta-classifier use the statistics of what they read when it predicts, the runs of
+        one network, as the released code does, and not their running ones.
     resident
         Where the weights are while it learns and reads, as in `nwslib.meta.runs_view`.
     seed
@@ -190,7 +190,9 @@ class RunReader:
         view = _view(self, data, "test", self.snapshot if snapshot is None else snapshot, device)
         rows = torch.arange(len(view.room))
         starts = spaced_starts(view, rows, min(self.runs if runs is None else runs, int(view.room.max())))
-        scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten())
+        # With the statistics of a batch, as the released code had it, a batch is the runs of one network.
+        batch = starts.shape[1] if self.batch_statistics else _INFERENCE_BATCH
+        scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten(), batch)
         shape = (len(view.networks), len(view.snapshots), starts.shape[1])
         coordinates = {
             **view.networks.coordinates(),
@@ -392,13 +394,20 @@ def _validate(reader: RunReader, module: nn.Module, view: Runs, targets: torch.T
 
 
 @torch.inference_mode()
-def _scores(reader: RunReader, module: nn.Module, view: Runs, rows: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+def _scores(
+    reader: RunReader,
+    module: nn.Module,
+    view: Runs,
+    rows: torch.Tensor,
+    starts: torch.Tensor,
+    batch: int = _INFERENCE_BATCH,
+) -> torch.Tensor:
     module.eval()
     if reader.batch_statistics:
         module = _with_batch_statistics(module)
     if not isinstance(view, StreamedRuns):
         rows, starts = rows.to(view.device), starts.to(view.device)
-    pairs = zip(rows.split(_INFERENCE_BATCH), starts.split(_INFERENCE_BATCH), strict=True)
+    pairs = zip(rows.split(batch), starts.split(batch), strict=True)
     return torch.cat([_output(reader, module, view.gather(some, places)) for some, places in pairs])
 
 

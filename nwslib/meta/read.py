@@ -148,12 +148,15 @@ def transfer(
             population, property, reader, list(values or nodes(population)[0]["snapshot"].values), options
         )
     values = np.unique(readable(population).column(by)).tolist() if values is None else list(values)
-    parts = {value: matching(population, **{by: value}) for value in values}
     found = {}
     for learned in values:
+        every = read(matching(population, **{by: learned}), property, reader, on=population, **options)
         for other in values:
-            one = read(parts[learned], property, reader, on=parts[other], **options)
-            found[str(learned), str(other)] = one.assign_attrs(trained_on=f"{by}: {learned}", read_on=f"{by}: {other}")
+            side = np.flatnonzero(every[by].values == other)
+            if not len(side):
+                raise ValueError(f"no network of the test split with {by} {other} can be read")
+            about = {"trained_on": f"{by}: {learned}", "read_on": f"{by}: {other}"}
+            found[str(learned), str(other)] = every.isel(model=side).assign_attrs(about)
     return found
 
 
