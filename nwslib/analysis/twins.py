@@ -186,9 +186,9 @@ def way(reading: xr.Dataset) -> dict[str, float]:
     Returns
     -------
     dict
-        ``way``: the difference between the estimated logarithms of a network that changed and of its twin, as a share of
-        that between the two true values, on average; 0 is none, 1 all of it. ``low`` and ``high`` of its 95 % interval
-        over networks, and seeds; ``networks``.
+        ``way``: the difference between the estimated logarithms of a network that changed and of its twin, as a share
+        of that between the two true values, on average; 0 is none, 1 all of it. ``low`` and ``high`` of its 95 %
+        interval over networks, and seeds; ``networks``.
 
     Raises
     ------
