@@ -201,9 +201,7 @@ def test_statistics_refuse_what_they_cannot_do():
         statistics_view(one, 21)
     with pytest.raises(ValueError, match=r"unknown grouping 'layers'. Did you mean 'layer'"):
         statistics_view(one, per="layers")
-    with pytest.raises(
-        ValueError, match="a length goes with per='run', and only with it, not length=10"
-    ):
+    with pytest.raises(ValueError, match="a length goes with per='run', and only with it, not length=10"):
         statistics_view(one, per="layer", length=10)
     with pytest.raises(ValueError, match="length and runs must be at least 1, not 10 and 0"):
         statistics_view(one, per="run", length=10, runs=0)
