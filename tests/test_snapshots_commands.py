@@ -15,7 +15,8 @@ from nwslib import snapshots
 from nwslib.snapshots import fake, merging, writer
 from nwslib.snapshots.__main__ import main
 from nwslib.snapshots.merging import merge
-from nwslib.space import sample
+from nwslib.snapshots.summary import summary
+from nwslib.space import sample, switch
 
 ROWS = 3  # rows per shard
 
@@ -125,6 +126,15 @@ def test_info_tells_what_is_there(folder, capsys):
     assert found["files"] == {"shards": 3, "parts": 0, "bytes": held}
     assert found["form"] == "working"
     assert found["parameters"] == {"fake": True, "max_epochs": 40}
+
+
+def test_accuracies_are_those_on_the_images_that_training_ended_on(tmp_path):
+    design = switch(sample("nws_small", 6, seed=0, dataset="digits"), 5, dataset=["glyphs"] * 2 + ["digits"] * 4)
+    snapshots.write(tmp_path, fake.population(design))
+    assert {name: one["networks"] for name, one in summary(tmp_path)["test_accuracy"].items()} == {
+        "digits": 4,
+        "glyphs": 2,
+    }
 
 
 def test_info_fits_on_a_screen(tmp_path, capsys):

@@ -145,13 +145,16 @@ class Facts:
 
     @property
     def image_sets(self) -> dict[str, int]:
-        """How many networks were trained on each image set."""
-        return dict(sorted(Counter(self.properties.get("dataset", [])).items()))
+        """How many networks ended on each image set."""
+        return dict(sorted(Counter(self._sets()).items()))
+
+    def _sets(self) -> list[str]:
+        return self.properties.get("dataset_after", self.properties.get("dataset", []))
 
     def accuracies(self, dataset: str | None = None) -> np.ndarray:
         """Give the final test accuracies of networks that neither diverged nor failed, of one image set or of all."""
         table = self.contents.table
-        sets = table.get("dataset", [None] * self.networks)
+        sets = self._sets() or [None] * self.networks
         found = [
             value
             for value, status, name in zip(table["test_accuracy"], table["status"], sets, strict=True)

@@ -13,7 +13,7 @@ import xarray as xr
 from nwslib import __version__
 from nwslib.snapshots.layout import Layout, Tensor
 from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
-from nwslib.space import CONSTANTS, PROPERTIES, VOCABULARY, complete
+from nwslib.space import CONSTANTS, PROPERTIES, VOCABULARY, complete, switch_columns
 
 _PARAMETERS = {"fake": True, "max_epochs": 40}
 _CREATED = "2020-01-01T00:00:00+00:00"
@@ -76,6 +76,7 @@ def network(row: xr.Dataset, *, signal: float = 0.3, diverged: bool = False) -> 
     """
     row = row.reset_coords()
     values = {name: row[name].item() for name in (*PROPERTIES, *CONSTANTS, "seed", "split", "shard", "model")}
+    values |= {name: row[name].item() for name in switch_columns(row)}
     shape = layout(values)
     random = np.random.default_rng(values["seed"])
     exports = int(random.integers(SNAPSHOTS, 2 * SNAPSHOTS))

@@ -91,10 +91,11 @@ def _values(column: Iterable[Any]) -> dict[str, Any]:
 
 
 def _accuracies(contents: Contents) -> dict[str, dict[str, Any]]:
-    """Give the spread of final test accuracies, by image set where networks have one."""
+    """Give the spread of final test accuracies, by the image set that networks ended on where they have one."""
     found: dict[str, list[float]] = {}
-    sets = contents.table.get("dataset", ["all"] * len(contents.table["model"]))
-    for name, status, accuracy in zip(sets, contents.table["status"], contents.table["test_accuracy"], strict=True):
+    table = contents.table
+    sets = table.get("dataset_after", table.get("dataset", ["all"] * len(table["model"])))
+    for name, status, accuracy in zip(sets, table["status"], table["test_accuracy"], strict=True):
         if status not in UNSOUND and accuracy is not None and np.isfinite(accuracy):
             found.setdefault(str(name), []).append(accuracy)
     return {
