@@ -1,6 +1,7 @@
 """Networks, and plain statistics, that read networks."""
 
 from nwslib.meta.fit import RunReader
+from nwslib.meta.many import read_all
 from nwslib.meta.read import held_out, read, transfer
 from nwslib.meta.runs import Runs, runs_view
 from nwslib.meta.saliency import saliency
@@ -17,6 +18,7 @@ __all__ = [
     "matching",
     "nodes",
     "read",
+    "read_all",
     "readable",
     "runs_view",
     "saliency",

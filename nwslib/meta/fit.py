@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -67,6 +68,9 @@ class RunReader:
         Of first weights, dropout, held-out networks, draws and shuffled labels.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    threads
+        Of a processor. One fit fills little more than one core, so many are better made side by side
+        (`nwslib.meta.read_all`); and sums are rounded otherwise with another number of threads.
 
     Notes
     -----
@@ -96,6 +100,7 @@ class RunReader:
     resident: str = "auto"
     seed: int = 0
     device: str = "auto"
+    threads: int = 1
     module: nn.Module | None = field(default=None, init=False, repr=False)
     task: str = field(default="", init=False, repr=False)
     target: str = field(default="", init=False, repr=False)
@@ -146,7 +151,7 @@ class RunReader:
         values = shuffle(values, self.seed) if shuffled else values
         view = _view(self, data, "train", self.snapshot, device)
         targets = self._learn_scale(values)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _threads(self.threads):
             torch.manual_seed(self.seed)
             outputs = len(self.classes) if self.task == "classification" else 1
             module = dmc.build(self.network, view.length, outputs).to(device)
@@ -192,7 +197,8 @@ class RunReader:
         starts = spaced_starts(view, rows, min(self.runs if runs is None else runs, int(view.room.max())))
         # With the statistics of a batch, as the released code had it, a batch is the runs of one network.
         batch = starts.shape[1] if self.batch_statistics else _INFERENCE_BATCH
-        scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten(), batch)
+        with _threads(self.threads):
+            scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten(), batch)
         shape = (len(view.networks), len(view.snapshots), starts.shape[1])
         coordinates = {
             **view.networks.coordinates(),
@@ -289,8 +295,19 @@ def _view(
     return runs_view(data, split=split, snapshots=snapshots, device=device, permuted=permuted, **options)
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with some threads of the processor, and leave the session as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _check(reader: RunReader) -> None:
-    for name in ("length", "epochs", "batch", "visits", "runs"):
+    for name in ("length", "epochs", "batch", "visits", "runs", "threads"):
         if getattr(reader, name) is not None and getattr(reader, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(reader, name)}")
     for name in ("rate", "decay"):
