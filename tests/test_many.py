@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import xarray as xr
@@ -38,3 +39,10 @@ def test_processes_are_others_and_end_with_this_one(tree):
     (first, second) = (many._pool(2).submit(os.getpid).result() for _ in range(2))
     assert os.getpid() not in (first, second)
     assert many._pool(2).submit(os.getppid).result() == os.getpid()
+
+
+def test_there_are_no_more_processes_than_memory_suffices_for(monkeypatch):
+    monkeypatch.setattr(many.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    for free, expected in ((1 << 30, 1), (9 << 30, 4), (1 << 40, 64)):
+        monkeypatch.setattr(many.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert many._affordable() == expected

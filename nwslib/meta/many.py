@@ -9,12 +9,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from typing import Any
 
+import psutil
 import torch
 import xarray as xr
 
 from nwslib.meta.read import Reader, read
 from nwslib.population.device import resolve_device
 from nwslib.population.progress import report
+
+_MEMORY = 2 << 30  # bytes that a process may need: 0.6 GiB for its libraries, and the weights that it reads
 
 
 def read_all(
@@ -33,7 +36,7 @@ def read_all(
     wanted
         For each reading the property and the reader.
     workers
-        Processes; as many as the machine has cores by default. With one, and for readers on a GPU, readings are made
+        Processes; by default as many as the machine has cores and memory for. With one, and for readers on a GPU, readings are made
         one after the other in this process.
     **options
         As in `nwslib.meta.read`, for all of them.
@@ -53,7 +56,7 @@ def read_all(
     On two cores, fits of the pooled meta-classifier took 0.51 of the time that they take one after the other.
     """
     wanted = list(wanted)
-    workers = min(_cores() if workers is None else workers, len(wanted))
+    workers = min(_affordable() if workers is None else workers, len(wanted))
     if workers < 2 or any(resolve_device(reader.device).type != "cpu" for _, reader in wanted):
         return [read(population, name, reader, **options) for name, reader in wanted]
     pool = _pool(workers)
@@ -69,8 +72,10 @@ def read_all(
     return [future.result() for future in futures]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _affordable() -> int:
+    """Count the cores, as far as the free memory suffices for a process on each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().available // _MEMORY))
 
 
 @cache
