@@ -36,8 +36,8 @@ def read_all(
     wanted
         For each reading the property and the reader.
     workers
-        Processes; by default as many as the machine has cores and memory for. With one, and for readers on a GPU, readings are made
-        one after the other in this process.
+        Processes; by default as many as the machine has cores and memory for. With one, and for readers on a GPU,
+        readings are made one after the other in this process.
     **options
         As in `nwslib.meta.read`, for all of them.
 
