@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_it_is_labelled_and_stored(population, fitted, tmp_path):
 
 def test_batches_do_not_count(population, fitted, monkeypatch):
     whole = saliency(fitted, population, runs=20)
-    monkeypatch.setattr("nwslib.meta.saliency._BATCH", 7)
+    monkeypatch.setattr(importlib.import_module("nwslib.meta.saliency"), "_BATCH", 7)  # the function hides the module
     xr.testing.assert_allclose(whole, saliency(fitted, population, runs=20), rtol=1e-4)
 
 
