@@ -112,7 +112,7 @@ def where(runs: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:
     ----------
     runs
         Probabilities (model, snapshot, run, class) with the coordinate ``start`` (model, run), of networks of one
-        architecture: from `nwslib.meta.RunClassifier.predict_runs`.
+        architecture: from `nwslib.meta.RunReader.predict_runs`.
     truth
         The right class of each network, dimension ``model``.
 

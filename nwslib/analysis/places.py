@@ -1,6 +1,6 @@
 """Where in the weights a property is read, and how sure a reader is of each network: from the runs that it saw.
 
-Arrays that figures are drawn from, made from `nwslib.meta.RunClassifier.predict_runs`, with intervals and chance.
+Arrays that figures are drawn from, made from `nwslib.meta.RunReader.predict_runs`, with intervals and chance.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def along(runs: xr.DataArray, truth: xr.DataArray) -> xr.Dataset:
     ----------
     runs
         Probabilities (model, snapshot, run, class) with the coordinate ``start`` (model, run), of networks of one
-        architecture, for instance 100 runs: from `nwslib.meta.RunClassifier.predict_runs`.
+        architecture, for instance 100 runs: from `nwslib.meta.RunReader.predict_runs`.
     truth
         The right class of each network, dimension ``model``.
 

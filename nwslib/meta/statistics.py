@@ -151,8 +151,8 @@ class StatisticsReader:
             raise ValueError("the reader is not fitted: call fit first")
         features = _features(self, data, "test", self.snapshot if snapshot is None else snapshot)
         refuse_seen(features["id"].values, self.seen)
-        moments = features.transpose("model", *_moments(features), "run", "feature", missing_dims="ignore")
-        found = _read(self, moments)
+        ordered = features.transpose("model", "snapshot", "run", "feature", missing_dims="ignore")
+        found = _read(self, ordered)
         found.attrs = {"left_out": features.attrs["left_out"]}
         return found
 
@@ -231,10 +231,6 @@ def _features(
     if not side.sizes["model"]:
         raise ValueError(f"the view holds no network of the {split} split")
     return side
-
-
-def _moments(features: xr.DataArray) -> list[str]:
-    return [name for name in ("snapshot",) if name in features.dims]
 
 
 def _samples(features: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,8 +40,8 @@ def how_much(found: xr.Dataset, ax: Axes) -> Axes:
     -------
     matplotlib.axes.Axes
         Numbers are scores in percent, in brackets where the interval reaches chance, and a dash where nothing was read;
-        colour is the share of the way
-        from chance to certainty, so that properties with few values and with many can be compared.
+        colour is the share of the way from chance to certainty, so that properties with few values and with many can
+        be compared.
     """
     names = [
         f"{words(name)}{' (R²)' if measure == 'R2' else ''}"

@@ -121,7 +121,7 @@ def accuracy_along(runs: xr.DataArray, truth: xr.DataArray, population: xr.Datas
     Parameters
     ----------
     runs
-        From `nwslib.meta.RunClassifier.predict_runs` on one architecture, with every weight selected.
+        From `nwslib.meta.RunReader.predict_runs` on one architecture, with every weight selected.
     truth
         The right class of each network, dimension ``model``.
     population
