@@ -1,0 +1,204 @@
+"""What the trainers of all further families share: their settings, and how a finished network is labelled."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from nwslib import __version__
+from nwslib.population.device import describe
+from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.schema import COORDINATES, SCHEMA_VERSION
+from nwslib.space import nearest
+
+CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
+
+#: What networks may say besides what the schema knows: type, units and meaning of each.
+FURTHER: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "task": ("text", "", "what the network was trained for: image (to give its pixels), or classify"),
+        "image": ("int64", "", "which training image of the image set, from 0"),
+        "width": ("int64", "1", "units of a hidden layer, or channels of the first block"),
+        "depth": ("int64", "1", "hidden layers"),
+        "frequency": ("float64", "1", "factor on the first layer's sum before its sine"),
+        "grid": ("int64", "1", "intervals of the grid that a spline's knots lie on"),
+        "order": ("int64", "1", "polynomial degree of a spline"),
+        "epochs": ("int64", "1", "epochs that the network was to be trained"),
+        "label_noise": ("float64", "1", "share of the training labels that were replaced by classes drawn at random"),
+        "weight_decay": ("float64", "1", "decoupled weight decay, per unit of the learning rate"),
+        "label_smoothing": ("float64", "1", "share of the target that is spread evenly over all classes"),
+        "label": ("text", "", "class of the image"),
+        "psnr": ("float64", "dB", "peak signal-to-noise ratio of the image that the network gives at the end"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all networks of a training share.
+
+    Attributes
+    ----------
+    device, dtype
+        Where the networks are trained, and in which arithmetic.
+    precision
+        ``"float32"`` or ``"float64"``, the name of `dtype`.
+    slots
+        Networks side by side; None: as many as suit. Changes no result but by rounding.
+    snapshots
+        How many are kept of each network, at least 2.
+    parameters
+        What determines the networks besides their rows, as it is stored with them.
+    identity
+        Gives the id of a network from its row.
+    protocol
+        Version of the training protocol.
+    progress
+        Whether to show a status line where somebody watches.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    slots: int | None
+    snapshots: int
+    parameters: Mapping[str, Any]
+    identity: Callable[[Mapping[str, Any]], str]
+    protocol: str
+    progress: bool
+
+
+def snapshot_steps(steps: int, snapshots: int) -> np.ndarray:
+    """Say after how many optimiser steps each snapshot is taken: evenly spaced, the first before training.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (s,), int64, from 0 to `steps`.
+
+    Examples
+    --------
+    >>> snapshot_steps(1000, 5).tolist()
+    [0, 250, 500, 750, 1000]
+    """
+    return np.round(np.linspace(0, steps, snapshots)).astype("int64")
+
+
+def finished(
+    row: Mapping[str, Any],
+    layout: Layout,
+    weights: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    shared: Shared,
+    *,
+    steps: int,
+    epochs: np.ndarray,
+    seconds: float,
+    kept: np.ndarray | None = None,
+    implementation: Mapping[str, str] = MappingProxyType({"training": "stacked", "equality": "agreement"}),
+    **further: int | float | str,
+) -> xr.Dataset:
+    """Label a finished network as the schema says: snapshots, curves, row, and what was measured at its end.
+
+    Parameters
+    ----------
+    row
+        Of the design, as plain values.
+    layout
+        Which weight stands where.
+    weights
+        Shape (s, w): the weight vector at each snapshot.
+    curves
+        Of `CURVES`, those that were measured: shape (e,) each, one value per evaluation. The others are declared as not
+        measured, and are NaN throughout.
+    shared
+        What all networks of the training share.
+    steps
+        Optimiser steps taken.
+    epochs
+        Shape (s,): epochs trained when each snapshot was taken. Of training without batches, an epoch is a step.
+    seconds
+        Wall time of its training, in company of others.
+    kept
+        Shape (s,): the evaluation that belongs to each snapshot, from 0; by default there are as many of both.
+    implementation
+        What computed the network, by part, and how equal networks are in any company.
+    **further
+        What else was measured, by a name of `FURTHER`.
+
+    Returns
+    -------
+    xarray.Dataset
+        One network. Its status is ``"diverged"`` where a weight is not finite, else ``"stopped"``: it took all its
+        steps.
+
+    Raises
+    ------
+    ValueError
+        If a curve or a further property is unknown, or shapes don't fit.
+    """
+    _check(weights, curves, layout, kept, shared)
+    names = [name for name in {**row, **further} if name not in COORDINATES]
+    for name in names:
+        if name not in FURTHER:
+            raise ValueError(f"unknown further property {name!r}. {nearest(name, FURTHER)}")
+    evaluations = max((len(values) for values in curves.values()), default=len(weights))
+    kept = np.arange(len(weights)) if kept is None else kept
+    complete = {name: np.full(evaluations, np.nan) for name in CURVES} | dict(curves)
+    data = {"weights": (("model", "snapshot", "weight"), np.asarray(weights, "float32")[None])}
+    data["epoch"] = (("model", "snapshot"), np.asarray(epochs, "int64")[None])
+    for name in CURVES:
+        values = np.asarray(complete[name], "float32")
+        data[name] = (("model", "snapshot"), values[kept][None])
+        data[f"curve_{name}"] = (("model", "evaluation"), values[None])
+    about = {**row, **further, "id": shared.identity(row), "n_exports": evaluations, "steps": int(steps)}
+    about |= {"seconds": float(seconds), **_end(weights, epochs)}
+    coordinates = {name: ("model", [value]) for name, value in about.items()}
+    coordinates["snapshot"] = ("snapshot", np.arange(1, len(weights) + 1))
+    attributes = _attributes(layout, shared, implementation)
+    attributes["properties"] = json.dumps(
+        {name: dict(zip(("type", "units", "meaning"), FURTHER[name], strict=True)) for name in names}
+    )
+    if unmeasured := [name for name in CURVES if name not in curves]:
+        attributes["not_measured"] = json.dumps(unmeasured)
+    return xr.Dataset(data, coordinates, attributes)
+
+
+def _check(
+    weights: np.ndarray, curves: Mapping[str, np.ndarray], layout: Layout, kept: np.ndarray | None, shared: Shared
+) -> None:
+    if weights.shape != (shared.snapshots, layout.size):
+        raise ValueError(f"{layout.name}: weights have shape {weights.shape}, not {(shared.snapshots, layout.size)}")
+    for name, values in curves.items():
+        if name not in CURVES:
+            raise ValueError(f"unknown curve {name!r}. {nearest(name, CURVES)}")
+        if kept is None and len(values) != len(weights):
+            raise ValueError(f"{name}: {len(values)} evaluations of {len(weights)} snapshots: say with 'kept' which")
+    if len({len(values) for values in curves.values()}) > 1:
+        raise ValueError("all curves have one value for each evaluation, so they are of one length")
+
+
+def _end(weights: np.ndarray, epochs: np.ndarray) -> dict[str, str]:
+    sound = np.isfinite(weights).all(axis=1)
+    if sound.all():
+        return {"status": "stopped", "reason": f"end of its {epochs[-1]} epochs"}
+    return {"status": "diverged", "reason": f"a weight was not finite after {epochs[np.argmin(sound)]} epochs"}
+
+
+def _attributes(layout: Layout, shared: Shared, implementation: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "library_version": __version__,
+        "protocol_version": shared.protocol,
+        "layout": layout.to_json(),
+        "parameters": json.dumps(shared.parameters, sort_keys=True),
+        "implementation": json.dumps(dict(implementation), sort_keys=True),
+        "device": describe(shared.device),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
