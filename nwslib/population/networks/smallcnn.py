@@ -1,0 +1,161 @@
+"""A small plain convolutional network: strided 3x3 convolutions, relu, the mean over all pixels, a dense output.
+
+With three convolutions of 16 channels on one input channel it has the 4,970 weights of the networks in the Small CNN
+Zoo (Unterthiner et al., "Predicting neural network accuracy from weights", arXiv:2002.11448).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nwslib.population import draws, operators
+from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.layout import Tensor as LayoutTensor
+
+FORWARD = ()
+SCHEDULE = "constant"
+
+_FILTER = 3
+
+
+def layout(channels: int, width: int, depth: int, classes: int) -> Layout:
+    """Lay out the weight vector; it serves images of any size.
+
+    Parameters
+    ----------
+    channels
+        Of an image.
+    width, depth
+        Channels of each convolution; convolutions, each of which halves the image.
+    classes
+        Outputs.
+
+    Returns
+    -------
+    Layout
+        Layers conv1, ..., output, each a kernel and a bias.
+
+    Examples
+    --------
+    >>> layout(channels=1, width=16, depth=3, classes=10).size
+    4970
+    """
+    tensors: list[LayoutTensor] = []
+    for number, source in enumerate([channels, *[width] * (depth - 1)], start=1):
+        axes, shape = ("unit", "source", "row", "column"), (width, source, _FILTER, _FILTER)
+        tensors.append(LayoutTensor(f"conv{number}", "convolution", "kernel", axes, shape))
+        tensors.append(LayoutTensor(f"conv{number}", "convolution", "bias", ("unit",), (width,)))
+    tensors.append(LayoutTensor("output", "dense", "kernel", ("unit", "source"), (classes, width)))
+    tensors.append(LayoutTensor("output", "dense", "bias", ("unit",), (classes,)))
+    return Layout("smallcnn", tuple(tensors))
+
+
+def classifier(row: Mapping[str, Any], channels: int, classes: int) -> Layout:
+    """Lay out the classifier that a row of a design describes."""
+    return layout(channels, row["width"], row["depth"], classes)
+
+
+def initial_weights(layout: Layout, seeds: Tensor) -> Tensor:
+    """Draw initial weights: kernels uniform as Glorot and Bengio, AISTATS 2010, biases 0.
+
+    Parameters
+    ----------
+    layout
+        Of the networks.
+    seeds
+        Shape (m,), int64.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, w), float64, on the device of the seeds.
+    """
+    return torch.stack([draws.initial_weights(layout, seed, "glorot_uniform", seeds.device) for seed in seeds.tolist()])
+
+
+def outputs(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """Compute the logits of M networks.
+
+    Parameters
+    ----------
+    tensors
+        By name, each of shape (m, *shape).
+    images
+        Shape (m, b, y, x, c).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, b, classes).
+    """
+    x = side_by_side(images)
+    for layer in [name.removesuffix(".kernel") for name in tensors if name.startswith("conv") and "kernel" in name]:
+        x = F.relu(convolve(x, tensors[f"{layer}.kernel"], tensors[f"{layer}.bias"], stride=2))
+    return pooled_output(x, tensors)
+
+
+def side_by_side(images: Tensor) -> Tensor:
+    """Put the channels of all networks into one image: (m, b, y, x, c) becomes (b, m*c, y, x), channels last in memory.
+
+    So a grouped convolution computes all networks at once.
+    """
+    return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Convolve with zero padding, so that the stride alone changes the size.
+
+    Parameters
+    ----------
+    x
+        Shape (b, m*i, y, x), from `side_by_side`.
+    kernel, bias
+        Shapes (m, o, i, ky, kx), of odd size, and (m, o).
+    stride
+        Pixels from one place of the kernel to the next.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (b, m*o, y', x').
+    """
+    bias = None if bias is None else bias.flatten()
+    return F.conv2d(x, kernel.flatten(0, 1), bias, stride, kernel.shape[-1] // 2, groups=len(kernel))
+
+
+def pooled_output(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Compute the dense output from the means over all pixels: (b, m*c, y, x) becomes (m, b, classes)."""
+    means = x.mean((2, 3)).unflatten(1, (len(tensors["output.kernel"]), -1)).transpose(0, 1)  # (m, b, c)
+    return operators.dense(means, tensors["output.kernel"], tensors["output.bias"])
+
+
+def to_module(layout: Layout, vector: Tensor) -> nn.Module:
+    """Rebuild one network as an ordinary PyTorch module.
+
+    Parameters
+    ----------
+    layout
+        Of the network.
+    vector
+        Its weights, shape (w,): a tensor or an array.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Takes images of shape (b, c, y, x) in [0, 1] and gives logits of shape (b, classes).
+    """
+    vector = torch.as_tensor(vector)
+    tensors = {t.name: vector[layout.slices[t.name]].reshape(t.shape).clone() for t in layout.tensors}
+    modules: list[nn.Module] = []
+    for layer in [t.layer for t in layout.tensors if t.kind == "kernel"]:
+        kernel = tensors[f"{layer}.kernel"]
+        if layer == "output":
+            modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(kernel.shape[1], kernel.shape[0])]
+        else:
+            modules.append(nn.Conv2d(kernel.shape[1], kernel.shape[0], _FILTER, stride=2, padding=_FILTER // 2))
+        modules[-1].weight, modules[-1].bias = nn.Parameter(kernel), nn.Parameter(tensors[f"{layer}.bias"])
+        modules.append(nn.ReLU())
+    return nn.Sequential(*modules[:-1]).to(vector.dtype)
