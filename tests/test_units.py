@@ -114,7 +114,10 @@ def test_fake_networks_are_permuted_too():
         ({"within": "convolutions"}, r"unknown part 'convolutions'\. Did you mean 'convolution'"),
         ({"seed": -1}, r"seed must be a whole number from 0 to 2\*\*64 - 1, not -1"),
         ({"seed": 0.5}, r"seed must be a whole number .* not 0\.5"),
-        ({"layout": Layout("siren", SMALL.tensors)}, r"units of family 'siren' can't be permuted\. Known: 'cnn'"),
+        (
+            {"layout": Layout("sirens", SMALL.tensors)},
+            r"units of family 'sirens' can't be wired\. Did you mean 'siren'",
+        ),
         ({"layout": Layout("cnn", SMALL.tensors[:6] + SMALL.tensors[12:])}, "conv1 has 4 units, but conv3 reads 8"),
     ],
 )

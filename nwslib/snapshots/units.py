@@ -1,13 +1,11 @@
 """Networks with their hidden units in another order: other weight vectors that compute the same."""
 
-from itertools import pairwise
-
 import numpy as np
 
 from nwslib.snapshots.layout import Layout
+from nwslib.snapshots.wiring import Wiring, wiring
 from nwslib.space import nearest
 
-_FAMILIES = ("cnn",)
 _PARTS = ("all", "convolution", "dense")
 
 
@@ -15,12 +13,13 @@ def permutation(layout: Layout, seed: int, within: str = "all", *, consistent: b
     """Permute the hidden units of a network at random: the channels of its convolutions, and its dense units.
 
     The weights into a unit move with its bias and batch-norm variables, and so do the weights that the next layer puts
-    on it. The channels of the images and the outputs of the network stay.
+    on it. Units that a skip of weight 1 joins are permuted alike. The inputs (channels of the images, coordinates,
+    pixels) and the outputs of the network stay.
 
     Parameters
     ----------
     layout
-        Of the network.
+        Of the network, of any family that `nwslib.snapshots.wiring` knows.
     seed
         Seed of the permutation, 0 to 2**64 - 1: the same on every machine.
     within
@@ -37,8 +36,7 @@ def permutation(layout: Layout, seed: int, within: str = "all", *, consistent: b
     Raises
     ------
     ValueError
-        If the layout is not that of a convolutional network whose layers follow each other, `within` is unknown, or the
-        seed is out of range.
+        If the layout can't be wired, `within` is unknown, or the seed is out of range.
 
     Notes
     -----
@@ -52,36 +50,32 @@ def permutation(layout: Layout, seed: int, within: str = "all", *, consistent: b
     >>> index[small.slices["conv1.gamma"]] - index[small.slices["conv1.bias"]]
     array([8, 8, 8, 8])
     """
-    layers = _layers(layout)
+    wired = wiring(layout)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
     if within not in _PARTS:
         raise ValueError(f"unknown part {within!r}. {nearest(within, _PARTS)}")
-    orders = {
-        layer: _order(units, [int(seed), number]) if within in ("all", part) else np.arange(units)
-        for number, (layer, (units, part)) in enumerate(list(layers.items())[:-1])
+    orders = _orders(wired, int(seed), within)
+    index = np.empty(layout.size, "int64")
+    for nodes in wired.nodes.values():
+        index[nodes.weights] = nodes.weights[orders[nodes.name]]
+    for link in wired.links:
+        moved = link.weights[orders[link.target]]
+        index[link.weights] = moved[:, orders[link.source]] if consistent else moved
+    return index
+
+
+def _orders(wired: Wiring, seed: int, within: str) -> dict[str, np.ndarray]:
+    """Draw an order for the units of all hidden nodes, the same for those that are joined."""
+    joined = wired.joined()
+    hidden = [name for name, nodes in wired.nodes.items() if nodes.role == "hidden"]
+    drawn = {name: _order(len(wired.nodes[name].weights), [seed, number]) for number, name in enumerate(hidden)}
+    return {
+        name: drawn[joined[name]]
+        if joined[name] in drawn and within in ("all", nodes.part)
+        else np.arange(len(nodes.weights))
+        for name, nodes in wired.nodes.items()
     }
-    read = {later: orders[earlier] for earlier, later in pairwise(layers)} if consistent else {}
-    places = layout.split(np.arange(layout.size))
-    for tensor in layout.tensors:
-        for axis, order in (("unit", orders.get(tensor.layer)), ("source", read.get(tensor.layer))):
-            if axis in tensor.axes and order is not None:
-                places[tensor.name] = places[tensor.name].take(order, tensor.axes.index(axis))
-    return np.concatenate([places[tensor.name].ravel() for tensor in layout.tensors])
-
-
-def _layers(layout: Layout) -> dict[str, tuple[int, str]]:
-    """Give the units and the part of each layer, in order."""
-    if layout.family not in _FAMILIES:
-        raise ValueError(f"units of family {layout.family!r} can't be permuted. {nearest(layout.family, _FAMILIES)}")
-    kernels = [tensor for tensor in layout.tensors if tensor.kind == "kernel"]
-    layers = {kernel.layer: (dict(zip(kernel.axes, kernel.shape, strict=True)), kernel.part) for kernel in kernels}
-    for (earlier, (axes, _)), (later, (following, _)) in pairwise(layers.items()):
-        if axes["unit"] != following["source"]:
-            raise ValueError(
-                f"{layout.name}: {earlier} has {axes['unit']} units, but {later} reads {following['source']}"
-            )
-    return {layer: (axes["unit"], part) for layer, (axes, part) in layers.items()}
 
 
 def _order(units: int, key: list[int]) -> np.ndarray:
