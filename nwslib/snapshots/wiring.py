@@ -147,11 +147,10 @@ def wiring(layout: Layout) -> Wiring:
         raise ValueError(f"units of family {layout.family!r} can't be wired. {nearest(layout.family, _ROUTES)}")
     on_edges, on_units = _places(layout)
     routes = _ROUTES[layout.family](list(on_units))
-    needed = {layer for layer, _, _ in routes if not layer.endswith(".skip")}
-    if not needed <= set(on_edges) or not set(on_units) <= {layer for layer, _, _ in routes}:
-        raise ValueError(
-            f"{layout.name}: a network of family {layout.family} does not have the layers {', '.join(on_units)}"
-        )
+    needed = [layer for layer, _, _ in routes if not layer.endswith(".skip")]
+    if not set(needed) <= set(on_edges) or not set(on_units) <= {layer for layer, _, _ in routes}:
+        found = ", ".join(on_edges)
+        raise ValueError(f"{layout.name}: family {layout.family} has kernels of {', '.join(needed)}, not of {found}")
     parts = {tensor.layer: tensor.part for tensor in layout.tensors}
     first, last = routes[0][0], routes[-1][2]
     nodes = {INPUT: Nodes(INPUT, INPUT, "", _none(on_edges[first].shape[1]))}
