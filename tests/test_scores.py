@@ -237,6 +237,47 @@ def test_a_number_read_by_several_seeds_counts_with_the_mean_of_their_scores():
     assert row["low"] < row["r2"] < row["high"]
 
 
+def test_tau_agrees_with_scipy_ties_and_all():
+    truth, prediction = np.random.default_rng(0).integers(8, size=(2, 3, 40)).astype(float)
+    for row in range(3):
+        assert scores.tau(truth, prediction)[row] == pytest.approx(
+            scipy.stats.kendalltau(truth[row], prediction[row]).statistic
+        )
+    assert scores.tau(truth, np.ones(40)).tolist() == [0, 0, 0]
+
+
+def test_the_interval_of_tau_is_that_of_resampled_networks_and_seeds():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=60)
+    prediction = truth[:, None] + random.normal(size=(60, 3))
+    networks, seeds = scores._resampled(60, 3, 200, seed=4)
+    by_hand = [
+        np.mean([scipy.stats.kendalltau(truth[some], prediction[some, one]).statistic for one in chosen])
+        for some, chosen in zip(networks, seeds, strict=True)
+    ]
+    expected = np.quantile(by_hand, [0.025, 0.975])
+    np.testing.assert_allclose(scores.tau_interval(truth, prediction, draws=200, seed=4), expected)
+
+
+def test_a_number_as_it_is_may_be_zero_and_is_scored_by_error_and_order():
+    random = np.random.default_rng(0)
+    truth = np.round(random.uniform(size=80), 1)
+    attributes = {"task": "regression", "property": "test_accuracy", "train_median": 0.0, "scale": "linear"}
+    found = xr.Dataset({"truth": ("model", truth)}, attrs=reading(["a"], ["a"]).attrs | attributes)
+    found["prediction"] = (("model", "seed"), truth[:, None] + random.normal(size=(80, 2)) * [0.05, 0.1])
+    row, alone = scores.summary(found), [found["prediction"].values[:, place] for place in range(2)]
+    assert (truth == 0).any()
+    assert row["r2"] == pytest.approx(np.mean([metrics.r2_score(truth, one) for one in alone]))
+    assert row["mse"] == pytest.approx(np.mean([metrics.mean_squared_error(truth, one) for one in alone]))
+    assert row["tau"] == pytest.approx(np.mean([scipy.stats.kendalltau(truth, one).statistic for one in alone]))
+    assert row["baseline"] == pytest.approx(truth.mean())  # of always saying 0
+    for name in ("mse", "tau"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    rates = found.assign(truth=found["truth"] + 1, prediction=found["prediction"] + 1)
+    with pytest.raises(ValueError, match="all of classes or all of numbers on one scale"):
+        scores.table([found, rates.assign_attrs(scale="log10", train_median=1.0)])
+
+
 def test_a_table_has_a_row_per_reading(tmp_path):
     readings = [simulated(60, share, seed=1) for share in (0.9, 0.2)]
     found = scores.table(readings)

@@ -1,4 +1,4 @@
-"""How well a property was read: accuracy, R2, mean absolute error, chance level, and intervals over networks and seeds.
+"""How well a property was read: accuracy, R2, errors, tau, chance level, and intervals over networks and seeds.
 
 A *predictions* dataset, or reading, is what `nwslib.meta.read` gives: ``truth`` and ``prediction`` with the dimension
 ``model``. Where ``prediction`` has the dimension ``seed``, every network was read by several readers, and intervals
@@ -350,6 +350,87 @@ def mae(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.abs(truth - prediction).mean(axis=-1)
 
 
+def mse(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Give the mean squared error over the last axis."""
+    return ((truth - prediction) ** 2).mean(axis=-1)
+
+
+def tau(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Give Kendall's tau-b over the last axis: by how much more pairs of networks are in the right order than not.
+
+    Parameters
+    ----------
+    truth, prediction
+        Shape (..., m).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...), between -1 and 1; 0 where either is the same for all networks, because nothing is put in order.
+
+    Notes
+    -----
+    Kendall, "The treatment of ties in ranking problems", Biometrika 33, 1945.
+
+    Examples
+    --------
+    >>> round(float(tau(np.array([0.1, 0.2, 0.3]), np.array([0.2, 0.1, 0.5]))), 3)
+    0.333
+    """
+    truth, prediction = np.broadcast_arrays(truth, prediction)
+    rows = zip(truth.reshape(-1, truth.shape[-1]), prediction.reshape(-1, truth.shape[-1]), strict=True)
+    once = np.ones((1, truth.shape[-1]))
+    return np.reshape([_resampled_tau(*row, once) for row in rows], truth.shape[:-1])
+
+
+def tau_interval(
+    truth: np.ndarray, prediction: np.ndarray, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float]:
+    """Give the bootstrap interval of Kendall's tau-b over networks and seeds.
+
+    Parameters
+    ----------
+    truth
+        Shape (m,).
+    prediction
+        Shape (m,), or (m, seeds).
+    draws, level, seed
+        As in `interval`.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper bound.
+    """
+    prediction = prediction.reshape(len(truth), -1)
+    networks, seeds = (
+        _times(drawn, number)
+        for drawn, number in zip(_resampled(*prediction.shape, draws, seed), prediction.shape, strict=True)
+    )
+    taus = np.stack([_resampled_tau(truth, column, networks) for column in prediction.T], axis=1)  # (draws, seeds)
+    found = (seeds * taus).sum(axis=1) / seeds.sum(axis=1)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def scaled(values: xr.DataArray, predictions: xr.Dataset) -> xr.DataArray:
+    """Put numbers of a reading on the scale on which they were read.
+
+    Parameters
+    ----------
+    values
+        ``truth`` or ``prediction`` of the reading, or any number in its unit.
+    predictions
+        What `nwslib.meta.read` gives.
+
+    Returns
+    -------
+    xarray.DataArray
+        Their log10; as they are where the attribute ``scale`` is ``"linear"``.
+    """
+    return values if predictions.attrs.get("scale") == "linear" else np.log10(values)
+
+
 def summary(predictions: xr.Dataset) -> dict[str, object]:
     """Sum up one reading as a row of a table.
 
@@ -365,9 +446,10 @@ def summary(predictions: xr.Dataset) -> dict[str, object]:
         ``length``, ``seed``, ``seeds``, ``shuffled``, ``trained_on``, ``read_on``; empty where a method has no such
         thing), the ``networks`` it was tested on, and ``low`` and ``high`` of the score. For classes: ``accuracy``,
         ``chance``, ``p_value``, ``above_chance``, ``classes``, and ``balanced`` with ``balanced_low`` and
-        ``balanced_high``. For numbers, all on log10: ``r2``, ``mae``, and ``baseline``, the mean absolute error of
-        always giving the median of the training networks, with ``gain``, by how much the reader's is less, and
-        ``gain_low`` and ``gain_high``.
+        ``balanced_high``. For numbers, all on their scale (`scaled`): ``r2``, ``mae``, and ``baseline``, the mean
+        absolute error of always giving the median of the training networks, with ``gain``, by how much the reader's is
+        less, and ``gain_low`` and ``gain_high``. For numbers on a linear scale also ``mse`` and ``tau``, each with
+        ``_low`` and ``_high``.
 
     Notes
     -----
@@ -391,7 +473,7 @@ def table(readings: Iterable[xr.Dataset]) -> xr.Dataset:
     Parameters
     ----------
     readings
-        Of classes, or of numbers, not of both.
+        Of classes, or of numbers on one scale, not of both.
 
     Returns
     -------
@@ -401,11 +483,11 @@ def table(readings: Iterable[xr.Dataset]) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If there is no reading, or there are both kinds.
+        If there is no reading, or several kinds.
     """
     rows = [summary(reading) for reading in readings]
     if not rows or any(row.keys() != rows[0].keys() for row in rows):
-        raise ValueError("a table needs at least one reading, all of classes or all of numbers")
+        raise ValueError("a table needs at least one reading, all of classes or all of numbers on one scale")
     return xr.Dataset({name: ("reading", np.array([row[name] for row in rows])) for name in rows[0]})
 
 
@@ -522,9 +604,12 @@ def _classification(predictions: xr.Dataset) -> dict[str, object]:
 
 
 def _regression(predictions: xr.Dataset) -> dict[str, object]:
-    truth = np.log10(predictions["truth"].values)[:, None]  # (m, 1)
-    prediction = per_network(np.log10(predictions["prediction"])).values.reshape(len(truth), -1)  # (m, seeds)
-    error, baseline = np.abs(truth - prediction), np.abs(truth - np.log10(predictions.attrs["train_median"]))
+    truth = scaled(predictions["truth"], predictions).values[:, None]  # (m, 1)
+    prediction = per_network(scaled(predictions["prediction"], predictions)).values.reshape(
+        len(truth), -1
+    )  # (m, seeds)
+    median = scaled(predictions.attrs["train_median"], predictions)
+    error, baseline = np.abs(truth - prediction), np.abs(truth - median)
     low, high = interval(r2, truth, prediction)
     gain_low, gain_high = interval(lambda gain: gain.mean(axis=1), baseline - error)
     return {
@@ -536,4 +621,29 @@ def _regression(predictions: xr.Dataset) -> dict[str, object]:
         "gain": float((baseline - error).mean()),
         "gain_low": gain_low,
         "gain_high": gain_high,
+        **(_linear(truth, prediction) if predictions.attrs.get("scale") == "linear" else {}),
     }
+
+
+def _linear(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Score numbers (m, 1) and their estimates (m, seeds) by what is usual on a linear scale."""
+    low, high = interval(lambda error: error.mean(axis=1), (truth - prediction) ** 2)
+    tau_low, tau_high = tau_interval(truth[:, 0], prediction)
+    return {
+        "mse": float(mse(truth.T, prediction.T).mean()),
+        "mse_low": low,
+        "mse_high": high,
+        "tau": float(tau(truth.T, prediction.T).mean()),
+        "tau_low": tau_low,
+        "tau_high": tau_high,
+    }
+
+
+def _resampled_tau(truth: np.ndarray, prediction: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Give tau-b of every resample from how often each network is in it (draws, m): three quadratic forms."""
+    signs = [np.sign(column[:, None] - column) for column in (truth, prediction)]  # (m, m)
+    agreement, *untied = (
+        np.einsum("dm,dm->d", times @ pairs, times) for pairs in (signs[0] * signs[1], *map(np.abs, signs))
+    )
+    scale = np.sqrt(untied[0] * untied[1])
+    return np.divide(agreement, scale, out=np.zeros_like(agreement), where=scale > 0)

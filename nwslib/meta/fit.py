@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from nwslib.meta.labels import balance, hold_out, refuse_seen, shuffle, task_of
+from nwslib.meta.labels import balance, from_scale, hold_out, refuse_seen, shuffle, task_of, to_scale
 from nwslib.meta.networks import dmc
 from nwslib.meta.runs import Runs, StreamedRuns, random_starts, runs_view, spaced_starts
 from nwslib.meta.statistics import score
@@ -34,8 +34,9 @@ class RunReader:
     """Reads a property from runs of consecutive weights with a deep meta-classifier.
 
     Every epoch draws as many networks of each class as the rarest class has, and a new random run of every one; of a
-    real number, whose log10 is estimated, all networks. A share of the training networks, drawn by `seed`, is held out;
-    the epoch with the lowest loss on them (cross-entropy, or absolute error) is kept.
+    real number, which is estimated on the scale of `nwslib.meta.labels`, all networks. A share of the training
+    networks, drawn by `seed`, is held out; the epoch with the lowest loss on them (cross-entropy, or absolute error) is
+    kept.
 
     Attributes
     ----------
@@ -129,7 +130,7 @@ class RunReader:
         data
             A population or one node of it.
         property
-            Any column of the networks.
+            Any column of the networks; of one that each snapshot has, such as ``"test_accuracy"``, the last.
         shuffled
             Permute the labels over the training networks: a control.
 
@@ -150,7 +151,7 @@ class RunReader:
         self.task = task_of(values, property)
         values = shuffle(values, self.seed) if shuffled else values
         view = _view(self, data, "train", self.snapshot, device)
-        targets = self._learn_scale(values)
+        targets = self._learn_scale(values, property)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _threads(self.threads):
             torch.manual_seed(self.seed)
             outputs = len(self.classes) if self.task == "classification" else 1
@@ -201,14 +202,15 @@ class RunReader:
             scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten(), batch)
         shape = (len(view.networks), len(view.snapshots), starts.shape[1])
         coordinates = {
-            **view.networks.coordinates(),
+            **view.networks.coordinates(self.target),
             "snapshot": list(view.snapshots),
             "start": (("model", "run"), starts.view(shape)[:, 0].numpy()),
         }
         about = {"left_out": json.dumps(view.networks.left_out)}
         inner = ("model", "snapshot", "run")
         if self.task == "regression":
-            estimates = 10 ** (self.median + self.spread * scores.cpu().double().numpy().reshape(shape))
+            numbers = self.median + self.spread * scores.cpu().double().numpy().reshape(shape)
+            estimates = from_scale(numbers, self.target)
             return xr.DataArray(estimates, coordinates, inner, name="estimate", attrs=about)
         probabilities = scores.softmax(1).cpu().numpy().reshape(*shape, len(self.classes))
         coordinates["class"] = self.classes
@@ -227,10 +229,10 @@ class RunReader:
         Returns
         -------
         xarray.Dataset
-            ``truth`` (model) and ``prediction`` (model), for a number the geometric mean of the estimates of evenly
-            spaced runs. For classes ``probability`` (model, class), the mean over the runs, of which the prediction is
-            the largest; ``run_accuracy``, the share of the runs that name the class right, each alone. All but
-            ``truth`` have the dimension ``snapshot`` where several were asked for.
+            ``truth`` (model) and ``prediction`` (model), for a number the mean, on its scale, of the estimates of
+            evenly spaced runs. For classes ``probability`` (model, class), the mean over the runs, of which the
+            prediction is the largest; ``run_accuracy``, the share of the runs that name the class right, each alone.
+            All but ``truth`` have the dimension ``snapshot`` where several were asked for.
 
         Raises
         ------
@@ -240,7 +242,7 @@ class RunReader:
         runs = self.predict_runs(data, snapshot)
         truth = runs[self.target].rename("truth").drop_vars(self.target)
         if self.task == "regression":
-            found = xr.Dataset({"truth": truth, "prediction": 10 ** np.log10(runs).mean("run")})
+            found = xr.Dataset({"truth": truth, "prediction": _averaged(runs, self.target)})
         else:
             probability = runs.mean("run")
             found = xr.Dataset({"truth": truth, "probability": probability})
@@ -270,17 +272,23 @@ class RunReader:
         return found["probability"]
 
     def score(self, data: xr.Dataset | xr.DataTree) -> float:
-        """Give the share of test networks that are named correctly, or R2 of log10 of a number."""
-        return score(self.predictions(data), self.task)
+        """Give the share of test networks that are named correctly, or R2 of a number on its scale."""
+        return score(self.predictions(data), self.task, self.target)
 
-    def _learn_scale(self, values: np.ndarray) -> np.ndarray:
-        """Give what the module is to learn: codes of the classes, or standardised logarithms."""
+    def _learn_scale(self, values: np.ndarray, property: str) -> np.ndarray:
+        """Give what the module is to learn: codes of the classes, or standardised numbers on their scale."""
         if self.task == "classification":
             self.classes, codes = np.unique(values, return_inverse=True)
             return codes
-        logarithms = np.log10(values)
-        self.median, self.spread = float(np.median(logarithms)), float(logarithms.std())
-        return ((logarithms - self.median) / self.spread).astype("float32")
+        numbers = to_scale(values, property)
+        self.median, self.spread = float(np.median(numbers)), float(numbers.std())
+        return ((numbers - self.median) / self.spread).astype("float32")
+
+
+def _averaged(runs: xr.DataArray, property: str) -> xr.DataArray:
+    """Average estimates over runs, on the scale of the property."""
+    numbers = runs.copy(data=to_scale(runs.values, property))
+    return from_scale(numbers.mean("run"), property)
 
 
 def _chosen(reader: RunReader) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from collections.abc import Collection
 
 import numpy as np
 
+LOGARITHMIC = ("learning_rate", "weight_decay")  # numbers that span orders of magnitude: their log10 is read
+_AFTER = "_after"
+
 
 def task_of(values: np.ndarray, property: str) -> str:
     """Say whether a property of the training networks is read as classes or as a number, and check that it can be.
@@ -18,19 +21,21 @@ def task_of(values: np.ndarray, property: str) -> str:
     Returns
     -------
     str
-        ``"regression"`` for real numbers, which must be positive since their logarithm is read; else
-        ``"classification"``.
+        ``"regression"`` for real numbers, else ``"classification"``.
 
     Raises
     ------
     ValueError
-        If the property has a single value, a class has a single network, or a number is not positive.
+        If the property has a single value, a class has a single network, a number is not finite, or one whose
+        logarithm is read is not positive.
     """
     classes, counts = np.unique(values, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"{property} is {classes[0]!s} in every training network: there is nothing to tell apart")
     if values.dtype.kind == "f":
-        if not (values > 0).all():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{property} is not known for {np.sum(~np.isfinite(values))} of {len(values)} networks")
+        if logarithmic(property) and not (values > 0).all():
             raise ValueError(f"{property} is read as its logarithm and must be positive, not {values.min()}")
         return "regression"
     if counts.min() < 2:
@@ -38,6 +43,27 @@ def task_of(values: np.ndarray, property: str) -> str:
             f"{property} is {classes[counts.argmin()]!s} in only 1 training network, and a class needs at least 2"
         )
     return "classification"
+
+
+def logarithmic(property: str) -> bool:
+    """Say whether the logarithm of a number is read, and not the number as it is.
+
+    Examples
+    --------
+    >>> logarithmic("learning_rate"), logarithmic("test_accuracy")
+    (True, False)
+    """
+    return property.removesuffix(_AFTER) in LOGARITHMIC
+
+
+def to_scale(values: np.ndarray, property: str) -> np.ndarray:
+    """Put numbers on the scale on which they are read: their log10, or as they are; any shape."""
+    return np.log10(values) if logarithmic(property) else np.asarray(values, dtype=float)
+
+
+def from_scale(values: np.ndarray, property: str) -> np.ndarray:
+    """Put what was read back into the property's own unit; the inverse of `to_scale`."""
+    return 10**values if logarithmic(property) else values
 
 
 def shuffle(values: np.ndarray, seed: int) -> np.ndarray:

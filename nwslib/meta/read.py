@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from nwslib import __version__
+from nwslib.meta.labels import logarithmic
 from nwslib.meta.views import matching, nodes, readable
 from nwslib.population.device import resolve_device
 from nwslib.space import nearest
@@ -55,9 +56,10 @@ def read(
     population
         A population or one node of it; its own ``split`` decides who is read and who is learned from.
     property
-        What to read: names a class, or a positive real number.
+        What to read: any column of the networks, which names a class or is a real number; of one that each snapshot
+        has, such as ``"test_accuracy"``, the last.
     reader
-        A `StatisticsReader`, `RunReader` or `TableReader`. A fresh copy is fitted.
+        A `StatisticsReader`, `RunReader`, `NetworkReader` or `TableReader`. A fresh copy is fitted.
     shuffled
         Permute the labels over the training networks: a control that must end at chance.
     at
@@ -78,7 +80,8 @@ def read(
         coordinates of the networks; for classes ``train_networks`` (class), how many networks were learned from. With
         several seeds all but ``truth`` have the dimension ``seed``, after ``model``, and the networks' own seeds are
         called ``network_seed``; with several snapshots, ``snapshot``. The attributes say what was done; attribute
-        ``task`` is ``"classification"`` or ``"regression"``.
+        ``task`` is ``"classification"`` or ``"regression"``, and ``scale`` is ``"linear"`` where a number is read as it
+        is and not as its log10.
 
     Raises
     ------
@@ -218,8 +221,10 @@ def _read_once(
     on: xr.Dataset | xr.DataTree | None,
 ) -> xr.Dataset:
     began = time.perf_counter()
-    found = reader.fit(population, property, shuffled=shuffled).predictions(population if on is None else on, at)
-    seconds = time.perf_counter() - began
+    reader.fit(population, property, shuffled=shuffled)
+    fitted = time.perf_counter()
+    found = reader.predictions(population if on is None else on, at)
+    read = time.perf_counter()
     parameters = _parameters(reader)
     selection = {name: parameters[name] for name in ("part", "kinds", "min_test_accuracy") if name in parameters}
     train = readable(population, "train", length=parameters.get("length") or 1, **selection)
@@ -227,6 +232,7 @@ def _read_once(
     about = {"task": reader.task}
     if reader.task == "regression":
         about["train_median"] = float(np.median(labels))
+        about |= {} if logarithmic(property) else {"scale": "linear"}
     else:
         classes, counts = np.unique(labels, return_counts=True)
         found = found.assign_coords({"class": classes, "train_networks": ("class", counts)})
@@ -236,13 +242,16 @@ def _read_once(
         "method": reader.method,
         "shuffled": int(shuffled),
         "seed": str(reader.seed),
-        "parameters": json.dumps(parameters, default=list),
+        "parameters": json.dumps(parameters, default=_plain),
         "trained_on": "",
         "read_on": "",
         "networks_trained_on": len(labels),
         "left_out_of_training": json.dumps(train.left_out),
         "left_out_of_test": found.attrs["left_out"],
-        "seconds": round(seconds, 3),
+        "seconds": round(read - began, 3),
+        "seconds_to_train": round(fitted - began, 3),
+        "seconds_per_network": round((read - fitted) / found.sizes["model"], 6),
+        **{name: value for name, value in found.attrs.items() if name != "left_out"},
         "device": str(resolve_device(reader.device)),
         "torch_version": torch.__version__,
         "library_version": __version__,
@@ -255,6 +264,11 @@ def _parameters(reader: Reader) -> dict[str, Any]:
     return {field.name: getattr(reader, field.name) for field in fields(reader) if field.init}
 
 
+def _plain(value: Any) -> Any:
+    """Write a parameter that JSON does not know: a sequence, or a function by its name."""
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else list(value)
+
+
 def _together(parts: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     """Put the readings of several seeds side by side."""
     own = [part.drop_vars("truth").rename(seed="network_seed") for part in parts]
@@ -262,8 +276,10 @@ def _together(parts: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     truth = parts[0]["truth"].variable
     found = found.assign_coords(seed=list(seeds)).assign(truth=truth)
     found = found.transpose("model", "seed", ..., "class", missing_dims="ignore")
-    seconds = round(sum(part.attrs["seconds"] for part in parts), 3)
-    return found.assign_attrs(parts[0].attrs | {"seed": ", ".join(map(str, seeds)), "seconds": seconds})
+    seconds = {"seconds": round(sum(part.attrs["seconds"] for part in parts), 3)}
+    for name in ("seconds_to_train", "seconds_per_network"):
+        seconds[name] = round(float(np.mean([part.attrs[name] for part in parts])), 6)
+    return found.assign_attrs(parts[0].attrs | {"seed": ", ".join(map(str, seeds)), **seconds})
 
 
 def _path(
@@ -289,7 +305,7 @@ def _path(
         "device": str(resolve_device(reader.device)),
         "library": __version__,
     }
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=list).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
     return folder / f"{property}-{name}.nc"
 
 

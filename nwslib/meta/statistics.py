@@ -14,9 +14,9 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from nwslib.meta.labels import refuse_seen, shuffle, task_of
+from nwslib.meta.labels import from_scale, refuse_seen, shuffle, task_of, to_scale
 from nwslib.meta.views import described, statistics_view
-from nwslib.space import PROPERTIES, nearest
+from nwslib.space import nearest
 
 MACHINES = ("linear", "boosting")
 
@@ -31,9 +31,10 @@ class StatisticsReader:
     """Reads a property from statistics of the weights; the simple reader that any deep one has to beat.
 
     A property that has classes is named by a linear support vector machine, and a real number is estimated by ridge
-    regression of its log10; or both by gradient boosting. For the linear machines a feature is replaced by its quantile
-    among the training networks, because features span many orders of magnitude. Classes are weighted by the inverse of
-    their frequency in training. Of several snapshots or runs each is a sample; a network's runs are averaged.
+    regression, on the scale of `nwslib.meta.labels`; or both by gradient boosting. For the linear machines a feature is
+    replaced by its quantile among the training networks, because features span many orders of magnitude. Classes are
+    weighted by the inverse of their frequency in training. Of several snapshots or runs each is a sample; a network's
+    runs are averaged.
 
     Attributes
     ----------
@@ -91,7 +92,7 @@ class StatisticsReader:
         data
             A population, or its `statistics_view` made with this reader's arguments.
         property
-            Any column of the networks.
+            Any column of the networks; of one that each snapshot has, such as ``"test_accuracy"``, the last.
         shuffled
             Permute the labels over the training networks: a control.
 
@@ -108,13 +109,13 @@ class StatisticsReader:
         """
         if self.machine not in MACHINES:
             raise ValueError(f"unknown machine {self.machine!r}. {nearest(self.machine, MACHINES)}")
-        features = _features(self, data, "train", self.snapshot)
-        values = _column(features, property)
+        features = _features(self, data, "train", self.snapshot, property)
+        values = features[property].values
         self.task = task_of(values, property)
         labels = shuffle(values, self.seed) if shuffled else values
         if self.task == "regression":
-            self.median = float(10 ** np.median(np.log10(labels)))
-            labels = np.log10(labels)
+            labels = to_scale(labels, property)
+            self.median = float(from_scale(np.median(labels), property))
         samples, networks = _samples(features)
         machine = _machine(self, len(samples))
         with threadpool_limits(1 if len(samples) < _FEW else None, "openmp"):
@@ -149,7 +150,7 @@ class StatisticsReader:
         """
         if self.pipeline is None:
             raise ValueError("the reader is not fitted: call fit first")
-        features = _features(self, data, "test", self.snapshot if snapshot is None else snapshot)
+        features = _features(self, data, "test", self.snapshot if snapshot is None else snapshot, self.target)
         refuse_seen(features["id"].values, self.seen)
         ordered = features.transpose("model", "snapshot", "run", "feature", missing_dims="ignore")
         found = _read(self, ordered)
@@ -174,16 +175,16 @@ class StatisticsReader:
         return found["probability"]
 
     def score(self, data: xr.Dataset | xr.DataTree | xr.DataArray) -> float:
-        """Give the share of test networks that are named correctly, or R2 of log10 of a number."""
-        return score(self.predictions(data), self.task)
+        """Give the share of test networks that are named correctly, or R2 of a number on its scale."""
+        return score(self.predictions(data), self.task, self.target)
 
     @property
     def _calibrates(self) -> bool:
         return self.probabilities and self.machine == "linear" and self.task == "classification"
 
 
-def score(found: xr.Dataset, task: str) -> float:
-    """Give the share of networks named correctly, or R2 of log10 of a number.
+def score(found: xr.Dataset, task: str, property: str) -> float:
+    """Give the share of networks named correctly, or R2 of a number on the scale on which it is read.
 
     Parameters
     ----------
@@ -191,6 +192,8 @@ def score(found: xr.Dataset, task: str) -> float:
         ``truth`` and ``prediction``.
     task
         ``"classification"`` or ``"regression"``.
+    property
+        What was read.
 
     Returns
     -------
@@ -199,9 +202,10 @@ def score(found: xr.Dataset, task: str) -> float:
     """
     if task == "classification":
         return float((found["prediction"] == found["truth"]).mean())
-    logarithms = np.log10(found[["truth", "prediction"]])
-    error = ((logarithms["truth"] - logarithms["prediction"]) ** 2).mean()
-    return float(1 - error / logarithms["truth"].var())
+    truth, prediction = (
+        found[name].copy(data=to_scale(found[name].values, property)) for name in ("truth", "prediction")
+    )
+    return float(1 - ((truth - prediction) ** 2).mean() / truth.var())
 
 
 def _machine(reader: StatisticsReader, samples: int) -> Pipeline:
@@ -218,15 +222,22 @@ def _machine(reader: StatisticsReader, samples: int) -> Pipeline:
 
 
 def _features(
-    reader: StatisticsReader, data: xr.Dataset | xr.DataTree | xr.DataArray, split: str, snapshot: int | Sequence[int]
+    reader: StatisticsReader,
+    data: xr.Dataset | xr.DataTree | xr.DataArray,
+    split: str,
+    snapshot: int | Sequence[int],
+    property: str,
 ) -> xr.DataArray:
     arguments = {name: getattr(reader, name) for name in _VIEW} | {"snapshot": snapshot}
     arguments["permuted"] = reader.permuted and split == "test"
     if not isinstance(data, xr.DataArray):
-        return statistics_view(data, split=split, **arguments)
+        return statistics_view(data, split=split, columns=(property,), **arguments)
     for name, value in described(arguments).items():
         if data.attrs.get(name) != value:
             raise ValueError(f"the view has {name}={data.attrs.get(name)}, but the reader asks for {value}")
+    if property not in data.coords:
+        known = [name for name, column in data.coords.items() if column.dims == ("model",)]
+        raise ValueError(f"unknown property {property!r}. {nearest(property, known)}")
     side = data.isel(model=data["split"].values == split)
     if not side.sizes["model"]:
         raise ValueError(f"the view holds no network of the {split} split")
@@ -261,7 +272,8 @@ def _read(reader: StatisticsReader, features: xr.DataArray) -> xr.Dataset:
     found = xr.Dataset({"truth": ("model", features[reader.target].values)}, about)
     if reader.task == "regression":
         estimates = xr.DataArray(reader.pipeline.predict(rows).reshape(shape), dims=inner)
-        return found.assign(prediction=10 ** (estimates.mean("run") if "run" in inner else estimates))
+        estimates = estimates.mean("run") if "run" in inner else estimates
+        return found.assign(prediction=from_scale(estimates, reader.target))
     classes = reader.pipeline[-1].classes_
     scores, certain = _scores(reader, rows)
     scores = xr.DataArray(scores.reshape(*shape, len(classes)), dims=(*inner, "class"))
@@ -284,9 +296,3 @@ def _scores(reader: StatisticsReader, rows: np.ndarray) -> tuple[np.ndarray, boo
     if reader.calibration is not None:
         return reader.calibration.predict_proba(margins.reshape(len(rows), -1)), True
     return (margins if margins.ndim == 2 else np.column_stack([-margins, margins])), False
-
-
-def _column(features: xr.DataArray, property: str) -> np.ndarray:
-    if property not in features.coords:
-        raise ValueError(f"unknown property {property!r}. {nearest(property, PROPERTIES)}")
-    return features[property].values

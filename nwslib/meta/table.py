@@ -10,7 +10,7 @@ import xarray as xr
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 
-from nwslib.meta.labels import refuse_seen, shuffle, task_of
+from nwslib.meta.labels import from_scale, refuse_seen, shuffle, task_of, to_scale
 from nwslib.meta.statistics import score
 from nwslib.meta.views import Networks, readable
 from nwslib.space import nearest
@@ -100,8 +100,8 @@ class TableReader:
         self.task = task_of(values, property)
         labels = shuffle(values, self.seed) if shuffled else values
         if self.task == "regression":
-            labels = np.log10(labels)
-            self.median = float(10 ** np.median(labels))
+            labels = to_scale(labels, property)
+            self.median = float(from_scale(np.median(labels), property))
         features = _features(networks, self.columns, [self.snapshot])[:, 0]
         self.trees = _search(self.task, labels, self.seed).fit(features, labels).best_estimator_
         self.target, self.seen = property, frozenset(networks.column("id").tolist())
@@ -136,12 +136,12 @@ class TableReader:
         moments = np.atleast_1d(asked).tolist()
         features = _features(networks, self.columns, moments)
         rows, shape = features.reshape(-1, len(self.columns)), features.shape[:2]
-        coordinates = networks.coordinates() | {"snapshot": moments}
+        coordinates = networks.coordinates(self.target) | {"snapshot": moments}
         found = xr.Dataset({"truth": ("model", networks.column(self.target))}, coordinates)
         found.attrs = {"left_out": json.dumps(networks.left_out)}
         inner = ("model", "snapshot")
         if self.task == "regression":
-            found["prediction"] = (inner, 10 ** self.trees.predict(rows).reshape(shape))
+            found["prediction"] = (inner, from_scale(self.trees.predict(rows).reshape(shape), self.target))
         else:
             probability = self.trees.predict_proba(rows).reshape(*shape, -1)
             found = found.assign_coords({"class": self.trees.classes_})
@@ -167,8 +167,8 @@ class TableReader:
         return found["probability"]
 
     def score(self, data: xr.Dataset | xr.DataTree) -> float:
-        """Give the share of test networks that are named correctly, or R2 of log10 of a number."""
-        return score(self.predictions(data), self.task)
+        """Give the share of test networks that are named correctly, or R2 of a number on its scale."""
+        return score(self.predictions(data), self.task, self.target)
 
 
 def _refuse_answers(columns: Sequence[str], property: str) -> None:

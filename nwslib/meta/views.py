@@ -159,20 +159,24 @@ class Networks:
     def column(self, name: str) -> np.ndarray:
         """Give a column of the table of networks, such as a property; shape (m,).
 
+        Of what each snapshot has, such as ``"test_accuracy"``, it is the last.
+
         Raises
         ------
         ValueError
             If there is no such column.
         """
-        known = [name for name in self.nodes[0].variables if self.nodes[0][name].dims == ("model",)]
+        first = self.nodes[0]
+        known = [name for name in first.variables if first[name].dims in (("model",), ("model", "snapshot"))]
         if name not in known:
             raise ValueError(f"unknown property {name!r}. {nearest(name, known)}")
-        pairs = zip(self.nodes, self.positions, strict=True)
-        return np.concatenate([node[name].values[positions] for node, positions in pairs])
+        columns = [node[name].isel(snapshot=-1, missing_dims="ignore").values for node in self.nodes]
+        return np.concatenate([column[rows] for column, rows in zip(columns, self.positions, strict=True)])
 
-    def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Give every coordinate of the networks, as xarray wants them."""
-        return {name: ("model", self.column(name)) for name in _MODEL_COORDINATES if name in self.nodes[0].variables}
+    def coordinates(self, *further: str) -> dict[str, tuple[str, np.ndarray]]:
+        """Give every coordinate of the networks that the schema knows, and further columns, as xarray wants them."""
+        known = [name for name in _MODEL_COORDINATES if name in self.nodes[0].variables]
+        return {name: ("model", self.column(name)) for name in dict.fromkeys((*known, *further))}
 
 
 def readable(
@@ -245,6 +249,7 @@ def statistics_view(
     permuted: bool = False,
     split: str | None = None,
     min_test_accuracy: float = 0.0,
+    columns: Sequence[str] = (),
 ) -> xr.DataArray:
     """Summarise the weights of every network by mean, variance, skewness and five percentiles.
 
@@ -270,6 +275,8 @@ def statistics_view(
         Whether the hidden units of each network are first permuted, consistently: the same function, other places.
     split, min_test_accuracy
         Which networks, as in `readable`.
+    columns
+        Further columns of the networks that are to be coordinates, as in `Networks.column`.
 
     Returns
     -------
@@ -316,7 +323,7 @@ def statistics_view(
     values = values if per == "run" else values.reshape(*values.shape[:2], 1, -1)
     found = xr.DataArray(
         values,
-        {**chosen.coordinates(), "snapshot": np.atleast_1d(snapshot), "feature": features},
+        {**chosen.coordinates(*columns), "snapshot": np.atleast_1d(snapshot), "feature": features},
         ("model", "snapshot", "run", "feature"),
         name="statistics",
     )
