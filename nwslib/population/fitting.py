@@ -10,19 +10,319 @@ A network maps a pixel's coordinates to its value. Its *family* is a module of `
     Shape (m, w), float64, on the CPU: each row from its own seed alone, seeds of shape (m,), int64.
 ``gradient(layout, inputs, targets, **architecture) -> Gradient``
     The program of m networks. `inputs` (b, 2) are coordinates (row, column) from -1 to 1, the same for all; `targets`
-    (m, b, c) are pixels from 0 to 1; their device and precision are those of the weights. Called with weights (m, w) and
-    a tensor (m, w) to fill, it gives each network's mean squared error over pixels and channels, (m,), and fills the
-    tensor with the gradient of each. It keeps its buffers, belongs to one thread, and the result of a network does not
-    depend on its neighbours.
+    (m, b, c) are pixels from 0 to 1. Their device and precision are those of the weights. Called with weights (m, w)
+    and a tensor (m, w) to fill, it gives each network's mean squared error over pixels and channels, (m,), and fills
+    the tensor with the gradient of each. It keeps its buffers and belongs to one thread; the result of a network does
+    not depend on its neighbours, but for rounding.
 ``at_once(layout, pixels, device) -> int``
     How many networks make a block: as many as were measured to be fast.
 ``to_module(layout, vector, **architecture) -> nn.Module``
     One network: takes coordinates (b, 2) and gives pixels (b, c).
 """
 
-from collections.abc import Callable
+import importlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+from types import ModuleType
+from typing import Any
 
+import numpy as np
+import torch
+import xarray as xr
 from torch import Tensor
+
+from nwslib.population import progress as status_line
+from nwslib.population.images import ImageSet
+from nwslib.population.lanes import waves
+from nwslib.population.shared import Shared, finished, snapshot_steps
+from nwslib.population.slots import rows
+from nwslib.snapshots.layout import Layout
+from nwslib.space import nearest
 
 #: Fills the second argument with the gradients at the first, both (m, w), and gives the losses (m,).
 Gradient = Callable[[Tensor, Tensor], Tensor]
+
+FAMILIES = ("siren", "kan")
+
+#: The seed of the one draw that all networks of ``initialization="shared"`` start from.
+SHARED_SEED = 0
+
+_KEEP_A, _KEEP_V, _EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba, 2015
+
+
+@dataclass(frozen=True)
+class Block:
+    """Networks of one layout that are fitted together."""
+
+    family: ModuleType
+    layout: Layout
+    architecture: Mapping[str, Any]
+    steps: int
+    every: list[dict[str, Any]]  # their rows
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of a block: weights (m, s, w), and the squared errors of its snapshots, (m, s)."""
+
+    weights: np.ndarray
+    losses: np.ndarray
+    seconds: float
+
+
+def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
+    """Fit the image networks of a design, a block on each thread, and yield each network when its block is done.
+
+    Parameters
+    ----------
+    design
+        Of one family.
+    images
+        By name; of the design's image size. Grey sets have one channel here.
+    shared
+        What all networks of the training share.
+
+    Yields
+    ------
+    xarray.Dataset
+        One network. ``train_loss`` is its mean squared error at each snapshot, ``psnr`` that of the last in dB, of a
+        peak of 1; no accuracy is measured.
+
+    Raises
+    ------
+    ValueError
+        If a family, an optimiser or an initialisation is unknown, or an image set has no image of that number.
+    """
+    every = rows(design)
+    _check(every, images)
+    threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
+    threads = min(threads, shared.slots or threads)
+    watch = _Watch(len(every), shared.progress)
+    fits = _fits(_blocks(every, images, shared, threads), images, shared, threads)
+    try:
+        for block, fit in fits:
+            for k, row in enumerate(block.every):
+                yield _finished(block, row, fit.weights[k], fit.losses[k], fit.seconds, images, shared)
+            watch.report(fit.losses[:, -1])
+    finally:
+        fits.close()
+        watch.end()
+
+
+def coordinates(side: int) -> Tensor:
+    """Give the coordinates of an image's pixels, row by row.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (b, 2), float64: row and column, the centres of the outermost pixels at -1 and 1.
+
+    Examples
+    --------
+    >>> coordinates(2).tolist()
+    [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+    """
+    line = torch.linspace(-1, 1, side, dtype=torch.float64)
+    return torch.cartesian_prod(line, line)
+
+
+def signal_to_noise(losses: np.ndarray) -> np.ndarray:
+    """Give the peak signal-to-noise ratio in dB of mean squared errors, for pixels from 0 to 1.
+
+    Examples
+    --------
+    >>> signal_to_noise(np.array([0.01, 0.001])).tolist()
+    [20.0, 30.0]
+    """
+    with np.errstate(divide="ignore"):
+        return -10 * np.log10(np.asarray(losses, "float64"))
+
+
+def initial_weights(block: Block) -> Tensor:
+    """Draw the initial weights of a block: (m, w), float64; each network's own, or the one draw that all share."""
+    own = [row["seed"] if row["initialization"] == "own" else SHARED_SEED for row in block.every]
+    return block.family.initial_weights(block.layout, torch.tensor(own), **block.architecture)
+
+
+def _check(every: list[dict[str, Any]], images: Mapping[str, ImageSet]) -> None:
+    known = {"family": FAMILIES, "optimizer": ("adam",), "initialization": ("own", "shared")}
+    for row in every:
+        for name, values in known.items():
+            if row[name] not in values:
+                raise ValueError(f"image networks have no {name} {row[name]!r}. {nearest(row[name], values)}")
+        count = len(images[row["dataset"]].train_images)
+        if not 0 <= row["image"] < count:
+            raise ValueError(
+                f"network {row['model']} needs image {row['image']} of {row['dataset']!r}, but there are {count} "
+                f"training images, numbered from 0. {nearest(row['image'], (0, count - 1))}"
+            )
+
+
+def _blocks(
+    every: list[dict[str, Any]], images: Mapping[str, ImageSet], shared: Shared, threads: int
+) -> Iterator[Block]:
+    """Cut the rows into blocks of networks that agree in everything but image, seed and learning rate."""
+
+    def kind(row: dict[str, Any]) -> tuple:
+        family = importlib.import_module(f"nwslib.population.networks.{row['family']}")
+        architecture = tuple(row[name] for name in family.ARCHITECTURE)
+        return row["family"], architecture, _channels(images[row["dataset"]]), row["image_size"], row["steps"]
+
+    for (name, values, channels, side, steps), group in groupby(sorted(every, key=kind), kind):
+        family = importlib.import_module(f"nwslib.population.networks.{name}")
+        architecture = dict(zip(family.ARCHITECTURE, values, strict=True))
+        layout, some = family.layout(channels, **architecture), list(group)
+        most = shared.slots // threads if shared.slots else family.at_once(layout, side * side, shared.device)
+        # As many blocks for each thread, all of one size, so that no core ends alone.
+        count = min(len(some), -(-len(some) // (most * threads)) * threads)
+        for part in np.array_split(np.arange(len(some)), count):
+            yield Block(family, layout, architecture, steps, [some[k] for k in part])
+
+
+def _channels(images: ImageSet) -> int:
+    return 1 if images.grey else 3
+
+
+def _fits(
+    blocks: Iterator[Block], images: Mapping[str, ImageSet], shared: Shared, threads: int
+) -> Iterator[tuple[Block, Fit]]:
+    """Fit blocks, one on each thread, and give them in order; two more per thread may wait for their reader."""
+    stop, before = threading.Event(), torch.get_num_threads()
+    alone = lambda: torch.set_num_threads(1)  # noqa: E731  a thread's operations are its own
+    pool = ThreadPoolExecutor(threads, "nws", alone)
+    waiting: deque[tuple[Block, Future]] = deque()
+    try:
+        for block in blocks:
+            waiting.append((block, pool.submit(_fit, block, images, shared, stop)))
+            if len(waiting) > 2 * threads:
+                block, future = waiting.popleft()
+                yield block, future.result()
+        while waiting:
+            block, future = waiting.popleft()
+            yield block, future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what threads that start later would have
+
+
+def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: threading.Event) -> Fit:
+    """Fit one block."""
+    started = time.monotonic()
+    options = {"dtype": shared.dtype, "device": shared.device}
+    inputs = coordinates(block.every[0]["image_size"]).to(**options)
+    targets = torch.stack([_pixels(images[row["dataset"]], row["image"]) for row in block.every]).to(**options) / 255
+    gradient = block.family.gradient(block.layout, inputs, targets, **block.architecture)
+    weights = initial_weights(block).to(**options)
+    at = snapshot_steps(block.steps, shared.snapshots)
+    kept = np.empty((len(weights), len(at), block.layout.size), "float32")
+    losses = np.empty((len(weights), len(at)))
+    adam = Adam(weights, [row["learning_rate"] for row in block.every])
+    for step in range(block.steps + 1):
+        if stop.is_set():
+            raise InterruptedError("the training was ended")
+        found = gradient(weights, adam.gradient)
+        for s in np.flatnonzero(at == step):
+            kept[:, s], losses[:, s] = weights.cpu().numpy(), found.cpu().numpy()
+        if step < block.steps:
+            adam.step()
+    return Fit(kept, losses, time.monotonic() - started)
+
+
+def _pixels(images: ImageSet, number: int) -> Tensor:
+    """Give an image as uint8 (b, c)."""
+    return images.train_images[number].flatten(0, 1)[:, : _channels(images)]
+
+
+class Adam:
+    """Adam on stacked weights, with a learning rate for each network.
+
+    Parameters
+    ----------
+    weights
+        Shape (m, w); changed in place.
+    rates
+        Learning rates, one per network.
+
+    Attributes
+    ----------
+    gradient
+        Shape (m, w): to be filled before each step, used up by it.
+
+    Notes
+    -----
+    Kingma and Ba, "Adam: a method for stochastic optimization", 2015: bias-corrected, 0.9, 0.999, 1e-8. On a CPU
+    compiled, so that a network has the same bits in any company.
+    """
+
+    def __init__(self, weights: Tensor, rates: list[float]) -> None:
+        self.weights = weights
+        self.gradient, self.a, self.v = torch.empty_like(weights), torch.zeros_like(weights), torch.zeros_like(weights)
+        self.rates = torch.tensor(rates, dtype=torch.float64)
+        self.steps = 0
+
+    def step(self) -> None:
+        """Take one step with every network."""
+        self.steps += 1
+        if self.weights.device.type == "cpu":
+            state = (self.weights, self.gradient, self.a, self.v, self.rates)
+            waves.adam(*(one.numpy() for one in state), self.steps)
+        else:
+            self._stacked()
+
+    def _stacked(self) -> None:
+        rates = (self.rates / (1 - _KEEP_A**self.steps)).to(self.weights)[:, None]
+        self.a.lerp_(self.gradient, 1 - _KEEP_A)
+        self.v.mul_(_KEEP_V).addcmul_(self.gradient, self.gradient, value=1 - _KEEP_V)
+        root = torch.sqrt(self.v, out=self.gradient).mul_((1 - _KEEP_V**self.steps) ** -0.5).add_(_EPSILON)
+        self.weights.sub_(torch.div(self.a, root, out=root).mul_(rates))
+
+
+def _finished(
+    block: Block,
+    row: dict[str, Any],
+    weights: np.ndarray,
+    losses: np.ndarray,
+    seconds: float,
+    images: Mapping[str, ImageSet],
+    shared: Shared,
+) -> xr.Dataset:
+    one = images[row["dataset"]]
+    return finished(
+        row,
+        block.layout,
+        weights,
+        {"train_loss": losses},
+        shared,
+        steps=block.steps,
+        epochs=snapshot_steps(block.steps, shared.snapshots),
+        seconds=seconds,
+        label=one.classes[int(one.train_labels[row["image"]])],
+        psnr=float(signal_to_noise(losses[-1])),
+    )
+
+
+class _Watch:
+    """What the status line says."""
+
+    def __init__(self, networks: int, shown: bool) -> None:
+        self.networks, self.shown, self.started = networks, shown, time.monotonic()
+        self.ratios: list[float] = []
+
+    def report(self, losses: np.ndarray) -> None:
+        self.ratios += signal_to_noise(losses).tolist()
+        if self.shown:
+            rate = len(self.ratios) / (time.monotonic() - self.started)
+            to_go = status_line.duration((self.networks - len(self.ratios)) / rate)
+            words = f"{len(self.ratios)} of {self.networks} networks, {3600 * rate:,.0f} per hour, {to_go} to go"
+            status_line.report(f"{words}, median {median(self.ratios):.1f} dB")
+
+    def end(self) -> None:
+        if self.shown:
+            status_line.report("")
