@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -15,28 +16,20 @@ from nwslib import __version__
 from nwslib.population.device import describe
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import COORDINATES, SCHEMA_VERSION
-from nwslib.space import nearest
+from nwslib.space import COLUMNS, Column, nearest
 
 CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
 
-#: What networks may say besides what the schema knows: type, units and meaning of each.
-FURTHER: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+#: What is measured of finished networks that the schema does not know: type, units and meaning.
+MEASURED: Mapping[str, Column] = MappingProxyType(
     {
-        "task": ("text", "", "what the network was trained for: image (to give its pixels), or classify"),
-        "image": ("int64", "", "which training image of the image set, from 0"),
-        "width": ("int64", "1", "units of a hidden layer, or channels of the first block"),
-        "depth": ("int64", "1", "hidden layers"),
-        "frequency": ("float64", "1", "factor on the first layer's sum before its sine"),
-        "grid": ("int64", "1", "intervals of the grid that a spline's knots lie on"),
-        "order": ("int64", "1", "polynomial degree of a spline"),
-        "epochs": ("int64", "1", "epochs that the network was to be trained"),
-        "label_noise": ("float64", "1", "share of the training labels that were replaced by classes drawn at random"),
-        "weight_decay": ("float64", "1", "decoupled weight decay, per unit of the learning rate"),
-        "label_smoothing": ("float64", "1", "share of the target that is spread evenly over all classes"),
-        "label": ("text", "", "class of the image"),
-        "psnr": ("float64", "dB", "peak signal-to-noise ratio of the image that the network gives at the end"),
+        "label": Column(str, units="", meaning="class of the image"),
+        "psnr": Column(
+            float, units="dB", meaning="peak signal-to-noise ratio of the image that the network gives at the end"
+        ),
     }
 )
+_TYPES = {str: "text", int: "int64", float: "float64"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def finished(
     implementation
         What computed the network, by part, and how equal networks are in any company.
     **further
-        What else was measured, by a name of `FURTHER`.
+        What else was measured, by a name of `MEASURED`.
 
     Returns
     -------
@@ -141,13 +134,12 @@ def finished(
     Raises
     ------
     ValueError
-        If a curve or a further property is unknown, or shapes don't fit.
+        If a curve or a further property is unknown, shapes don't fit, or the row says another number of steps.
     """
     _check(weights, curves, layout, kept, shared)
-    names = [name for name in {**row, **further} if name not in COORDINATES]
-    for name in names:
-        if name not in FURTHER:
-            raise ValueError(f"unknown further property {name!r}. {nearest(name, FURTHER)}")
+    if row.get("steps", steps) != steps:
+        raise ValueError(f"network {row['model']} was to take {row['steps']} steps, and took {steps}")
+    properties = _properties(tuple(name for name in {**row, **further} if name not in COORDINATES))
     evaluations = max((len(values) for values in curves.values()), default=len(weights))
     kept = np.arange(len(weights)) if kept is None else kept
     complete = {name: np.full(evaluations, np.nan) for name in CURVES} | dict(curves)
@@ -162,12 +154,22 @@ def finished(
     coordinates = {name: ("model", [value]) for name, value in about.items()}
     coordinates["snapshot"] = ("snapshot", np.arange(1, len(weights) + 1))
     attributes = _attributes(layout, shared, implementation)
-    attributes["properties"] = json.dumps(
-        {name: dict(zip(("type", "units", "meaning"), FURTHER[name], strict=True)) for name in names}
-    )
+    attributes["properties"] = properties
     if unmeasured := [name for name in CURVES if name not in curves]:
         attributes["not_measured"] = json.dumps(unmeasured)
     return xr.Dataset(data, coordinates, attributes)
+
+
+@cache  # all networks of a training say the same
+def _properties(names: tuple[str, ...]) -> str:
+    """Declare further properties."""
+    known = {**COLUMNS, **MEASURED}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown further property {name!r}. {nearest(name, known)}")
+    return json.dumps(
+        {n: {"type": _TYPES[known[n].type], "units": known[n].units, "meaning": known[n].meaning} for n in names}
+    )
 
 
 def _check(
