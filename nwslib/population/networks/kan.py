@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nwslib.population import draws
 from nwslib.population.fitting import Gradient
+from nwslib.population.lanes import splines
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
@@ -34,6 +36,7 @@ __all__ = [
     "initial_weights",
     "layout",
     "outputs",
+    "stacked",
     "to_module",
 ]
 
@@ -170,7 +173,7 @@ def basis(x: Tensor, grid: int = GRID, order: int = ORDER) -> Tensor:
     >>> basis(torch.tensor([0.2]), grid=5, order=3).sum().item()
     1.0
     """
-    return _Basis.apply(x, grid, order)
+    return _Expand.apply(x, grid, order)[..., 1:, :]
 
 
 def expand(inputs: Tensor, grid: int = GRID, order: int = ORDER) -> Tensor:
@@ -234,31 +237,60 @@ def gradient(layout: Layout, inputs: Tensor, targets: Tensor, *, order: int = OR
 
     Returns
     -------
-    callable
-        Takes weights (m, w) and a tensor (m, w) that it fills with the gradient of each network's mean squared error;
-        gives the errors (m,).
+    Gradient
+        On a CPU cubic splines in float32 are compiled: one network after another, each with the same bits in any
+        company. All else are stacked tensor operations, whose products may round differently in another company.
     """
-    expanded = expand(inputs, layout.tensors[2].shape[-1] - order, order)  # the same in every step
+    if inputs.device.type == "cpu" and inputs.dtype == torch.float32 and order == 3:
+        return _compiled(layout, inputs, targets)
+    return stacked(layout, inputs, targets, order=order)
 
-    def program(weights: Tensor, filled: Tensor) -> Tensor:
+
+def _compiled(layout: Layout, inputs: Tensor, targets: Tensor) -> Gradient:
+    first = layout.tensors[2].shape  # unit, source, row
+    images, losses = targets.flatten(1).numpy(), torch.empty(len(targets))
+    plan = splines.plan(first[0], len(layout.tensors) // 3 - 1, first[2] - 3, targets.shape[2], len(inputs), "float32")
+    work = np.zeros(plan.size, "float32")
+    planes = expand(inputs, first[2] - 3, 3).unflatten(0, (2, -1)).permute(1, 2, 0)
+    work[plan.inputs : plan.inputs + planes.numel()] = planes.flatten().numpy()
+
+    def compute(weights: Tensor, result: Tensor) -> Tensor:
+        splines.gradient(weights.numpy(), images, losses.numpy(), result.numpy(), work, plan)
+        return losses
+
+    return compute
+
+
+def stacked(layout: Layout, inputs: Tensor, targets: Tensor, *, order: int = ORDER) -> Gradient:
+    """Prepare the same program as plain operations on stacked tensors, for any device."""
+    expanded = expand(inputs, layout.tensors[2].shape[-1] - order, order)  # the same in every step
+    pixels = targets.mT
+
+    def compute(weights: Tensor, result: Tensor) -> Tensor:
         leaves = {
             t.name: weights[:, layout.slices[t.name]].detach().unflatten(1, t.shape).requires_grad_()
             for t in layout.tensors
         }
-        residual = _outputs(leaves, expanded, order) - targets.transpose(1, 2)
-        losses = residual.square().mean((1, 2))
+        losses = (_outputs(leaves, expanded, order) - pixels).square().mean((1, 2))
         for name, found in zip(leaves, torch.autograd.grad(losses.sum(), list(leaves.values())), strict=True):
-            filled[:, layout.slices[name]] = found.flatten(1)
+            result[:, layout.slices[name]] = found.flatten(1)
         return losses.detach()
 
-    return program
+    return compute
 
 
 def at_once(layout: Layout, pixels: int, device: torch.device) -> int:
-    """Say how many image networks make a block: on a CPU what fits its cache, on a GPU what fills it."""
-    widest = max(math.prod(t.shape[1:]) for t in layout.tensors if t.kind == "coefficients")
-    room = (1 << 20) if device.type == "cpu" else (1 << 28)
-    return max(1, room // (widest * pixels))
+    """Say how many image networks make a block.
+
+    Notes
+    -----
+    On a CPU planes belong to one network at a time, so that a block is what keeps weights, gradients and Adam's states
+    in a core's cache. On a GPU the planes of all hidden units, and what flows back, take 4 GiB.
+    """
+    if device.type == "cpu":
+        return 32
+    planes = sum(math.prod(t.shape[1:]) for t in layout.tensors[3:] if t.kind == "coefficients")
+    return max(1, 2**32 // (8 * 4 * planes * pixels))
 
 
 def to_module(layout: Layout, vector: Tensor, *, order: int = ORDER, **architecture: int) -> nn.Module:
@@ -309,35 +341,17 @@ class _Edges(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, None]  # (b, i, 1)
         knots = self.knots
-        splines = ((knots[:-1] <= x) & (x < knots[1:])).to(x.dtype)
+        bumps = ((knots[:-1] <= x) & (x < knots[1:])).to(x.dtype)
         for n in range(1, self.order + 1):
             left = (x - knots[: -n - 1]) / (knots[n:-1] - knots[: -n - 1])
             right = (knots[n + 1 :] - x) / (knots[n + 1 :] - knots[1:-n])
-            splines = left * splines[..., :-1] + right * splines[..., 1:]
-        curves = torch.einsum("oik,bik->boi", self.coefficients, splines)
+            bumps = left * bumps[..., :-1] + right * bumps[..., 1:]
+        curves = torch.einsum("oik,bik->boi", self.coefficients, bumps)
         return (self.base * nn.functional.silu(x[:, None, :, 0]) + self.spline * curves).sum(-1)
 
 
-class _Basis(torch.autograd.Function):
-    """The B-splines with their own derivative: autograd would keep a dozen tensors of the size of the result."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: int, order: int) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.grid, ctx.order = grid, order
-        found = x.new_empty(*x.shape[:-1], grid + order, x.shape[-1])
-        _fill_basis(found, x, grid, order)
-        return found
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return _basis_gradient(gradient, x, ctx.grid, ctx.order), None, None
-
-
 class _Expand(torch.autograd.Function):
-    """Expanded inputs, written into one tensor: to concatenate silu and B-splines would copy all."""
+    """Expanded inputs with their own derivative: autograd would keep a dozen tensors of the size of the result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: int, order: int) -> Tensor:
