@@ -77,7 +77,7 @@ class Fit:
 
 
 def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
-    """Fit the image networks of a design, a block on each thread, and yield each network when its block is done.
+    """Fit the image networks of a design, a block on each thread, and give each network when its block is done.
 
     Parameters
     ----------
@@ -88,19 +88,23 @@ def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared)
     shared
         What all networks of the training share.
 
-    Yields
-    ------
-    xarray.Dataset
-        One network. ``train_loss`` is its mean squared error at each snapshot, ``psnr`` that of the last in dB, of a
-        peak of 1; no accuracy is measured.
+    Returns
+    -------
+    iterator of xarray.Dataset
+        One network each. ``train_loss`` is its mean squared error at each snapshot, ``psnr`` that of the last in dB, of
+        a peak of 1; no accuracy is measured.
 
     Raises
     ------
     ValueError
-        If a family, an optimiser or an initialisation is unknown, or an image set has no image of that number.
+        Before anything is fitted: if a family, an optimiser or an initialisation is unknown, or an image set has no image of that number.
     """
     every = rows(design)
     _check(every, images)
+    return _fitted(every, images, shared)
+
+
+def _fitted(every: list[dict[str, Any]], images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
     threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
     threads = min(threads, shared.slots or threads)
     watch = _Watch(len(every), shared.progress)
@@ -269,14 +273,16 @@ class Adam:
 
     def step(self) -> None:
         """Take one step with every network."""
-        self.steps += 1
         if self.weights.device.type == "cpu":
+            self.steps += 1
             state = (self.weights, self.gradient, self.a, self.v, self.rates)
             waves.adam(*(one.numpy() for one in state), self.steps)
         else:
-            self._stacked()
+            self.stacked_step()
 
-    def _stacked(self) -> None:
+    def stacked_step(self) -> None:
+        """Take it with plain operations on stacked tensors, on any device."""
+        self.steps += 1
         rates = (self.rates / (1 - _KEEP_A**self.steps)).to(self.weights)[:, None]
         self.a.lerp_(self.gradient, 1 - _KEEP_A)
         self.v.mul_(_KEEP_V).addcmul_(self.gradient, self.gradient, value=1 - _KEEP_V)
