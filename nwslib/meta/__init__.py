@@ -8,8 +8,10 @@ from nwslib.meta.saliency import saliency
 from nwslib.meta.statistics import StatisticsReader
 from nwslib.meta.table import TableReader
 from nwslib.meta.views import matching, nodes, readable, select, statistics_view
+from nwslib.meta.whole import NetworkReader
 
 __all__ = [
+    "NetworkReader",
     "RunReader",
     "Runs",
     "StatisticsReader",

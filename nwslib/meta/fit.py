@@ -152,7 +152,7 @@ class RunReader:
         values = shuffle(values, self.seed) if shuffled else values
         view = _view(self, data, "train", self.snapshot, device)
         targets = self._learn_scale(values, property)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _threads(self.threads):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), on_threads(self.threads):
             torch.manual_seed(self.seed)
             outputs = len(self.classes) if self.task == "classification" else 1
             module = dmc.build(self.network, view.length, outputs).to(device)
@@ -198,7 +198,7 @@ class RunReader:
         starts = spaced_starts(view, rows, min(self.runs if runs is None else runs, int(view.room.max())))
         # With the statistics of a batch, as the released code had it, a batch is the runs of one network.
         batch = starts.shape[1] if self.batch_statistics else _INFERENCE_BATCH
-        with _threads(self.threads):
+        with on_threads(self.threads):
             scores = _scores(self, self.module, view, rows.repeat_interleave(starts.shape[1]), starts.flatten(), batch)
         shape = (len(view.networks), len(view.snapshots), starts.shape[1])
         coordinates = {
@@ -304,7 +304,7 @@ def _view(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
     """Compute with some threads of the processor, and leave the session as it was."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
