@@ -18,13 +18,21 @@ A family is a module of `nwslib.population.networks` with
 ``SCHEDULE``
     ``"constant"``, or ``"triangular"``: from 0 to the learning rate at epoch 5, and linearly back to 0 at the end.
 
-Networks that agree in their layout, what ``outputs`` takes and the batch size may share a block.
+``IMAGES_AT_ONCE``
+    Where the default does not suit: images of all networks in one pass, by kind of device. As many networks make a
+    block as have a batch in it; larger batches are computed in pieces, whose gradients are added.
+
+Networks that agree in their layout, what ``outputs`` takes and the batch size may share a block. On a CPU each core has
+a block of its own. Alone and in a crowd a network is the same up to rounding, which long training makes large.
 """
 
 import importlib
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import ModuleType
 from typing import Any
@@ -51,8 +59,10 @@ PEAK = 5
 #: A purpose for `draws.words`, beside its own.
 LABEL_NOISE = 7
 
-#: Images of each network in one piece of an evaluation.
-EVALUATION_BATCH = 256
+#: Images of all networks in one pass: on a CPU so few that what they leave in memory stays in the cache.
+IMAGES_AT_ONCE = {"cpu": 512, "cuda": 2**16}
+
+Rows = list[dict[str, Any]]
 
 _KEEP_A, _KEEP_V, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -62,6 +72,7 @@ class Learner:
     """One network: what it learns from, and what is known of it so far."""
 
     one: Member
+    images: Bank  # that holds them
     targets: Tensor  # label of each training image, noise included
     layout: Layout
     at: np.ndarray  # steps at which it is evaluated
@@ -74,6 +85,11 @@ class Learner:
     def length(self) -> int:
         """Steps from its first to its last."""
         return int(self.at[-1])
+
+    def rates(self, name: str) -> np.ndarray:
+        """Give its learning rate in each step, by the schedule of this name."""
+        factors = schedule(name, self.one.row["epochs"], np.arange(self.length), self.one.steps_per_epoch)
+        return self.one.row["learning_rate"] * factors
 
 
 def classify_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
@@ -88,12 +104,12 @@ def classify_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Sh
     shared
         What all networks of the training share.
 
-    Yields
-    ------
-    xarray.Dataset
-        One network, as `nwslib.snapshots.schema` describes it. ``train_accuracy`` and ``train_loss`` are means over the
-        batches since the evaluation before, each before its step; the labels are those that it learns, with their
-        noise. Validation and test labels have none.
+    Returns
+    -------
+    iterator of xarray.Dataset
+        One network each, as `nwslib.snapshots.schema` describes it. ``train_accuracy`` and ``train_loss`` are means
+        over the batches since the evaluation before, each before its step; the labels are those that it learns, with
+        their noise. Validation and test labels have none.
 
     Raises
     ------
@@ -101,18 +117,8 @@ def classify_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Sh
         If the family is unknown, or the batch of a network is larger than its epoch.
     """
     every = rows(design)
-    family = _family(every[0]["family"])
-    everything = bank(images, shared.device)
-    learners = [_learner(row, family, everything, images[row["dataset"]], shared) for row in every]
-    watch = _Watch(len(learners), shared.progress)
-    alike = lambda one: (one.layout.name, _forward(family, one), one.one.row["batch_size"])  # noqa: E731
-    learners.sort(key=lambda one: (*map(str, alike(one)), one.length))
-    for _, group in groupby(learners, alike):
-        some = list(group)
-        at_once = shared.slots or _at_once(some[0], shared.device)
-        for start in range(0, len(some), at_once):
-            yield from _train(Block(family, some[start : start + at_once], everything, shared), shared, watch)
-    watch.end()
+    _check(every, images, shared.device)
+    return _trained(every, images, shared)
 
 
 def schedule(name: str, epochs: int, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
@@ -176,32 +182,30 @@ def noisy_labels(seed: int, labels: Tensor, noise: float, classes: int) -> Tenso
 class Block:
     """Networks in training side by side, and their stacked state, with ``m`` in front."""
 
-    def __init__(self, family: ModuleType, learners: list[Learner], images: Bank, shared: Shared) -> None:
-        self.family, self.learners, self.images, self.dtype = family, learners, images, shared.dtype
-        row, self.layout = learners[0].one.row, learners[0].layout
-        self.batch, self.forward = row["batch_size"], dict(_forward(family, learners[0]))
-        self.channels = _channels(images.grey[row["dataset"]])
-        seeds = torch.tensor([one.one.row["seed"] for one in learners], device=shared.device)
-        self.step_number = 0
+    def __init__(self, family: ModuleType, learners: list[Learner], shared: Shared) -> None:
+        self.family, self.learners, self.at_once = family, learners, _at_once(family, shared.device)
+        first = learners[0]
+        self.layout, self.images, self.batch = first.layout, first.images, first.one.row["batch_size"]
+        self.forward = dict(_forward(family, first.one.row))
+        seeds = torch.tensor([learner.one.row["seed"] for learner in learners], device=shared.device)
         self.weights = family.initial_weights(self.layout, seeds).to(shared.dtype)
         self.a, self.v = torch.zeros_like(self.weights), torch.zeros_like(self.weights)  # Adam's two moments
-        self.correct = seeds.new_zeros(len(seeds))  # right answers since its evaluation
+        self.white = torch.tensor(255, dtype=shared.dtype, device=shared.device)
+        self.steps = 0
+        self.correct = torch.zeros_like(seeds)  # right answers since its evaluation
         self.loss = self.weights.new_zeros(len(seeds))  # summed over the steps since then
-        longest = max(one.one.steps_per_epoch for one in learners) * self.batch
+        longest = max(learner.one.steps_per_epoch for learner in learners) * self.batch
         self.orders = seeds.new_zeros(len(seeds), longest)  # images of this epoch
         self.targets = seeds.new_zeros(len(seeds), longest)  # and their labels
         self._describe()
 
     def _describe(self) -> None:
-        column = lambda name: [one.one.row.get(name, 0.0) for one in self.learners]  # noqa: E731
-        self.decays = np.array(column("weight_decay"))
-        self.smoothing = self.weights.new_tensor(column("label_smoothing"))[:, None]
-        rates = np.zeros((len(self.learners), self.learners[-1].length))
-        for k, one in enumerate(self.learners):
-            steps = np.arange(one.length)
-            factors = schedule(self.family.SCHEDULE, one.one.row["epochs"], steps, one.one.steps_per_epoch)
-            rates[k, : one.length] = one.one.row["learning_rate"] * factors
-        self.rates = rates
+        every = [learner.one.row for learner in self.learners]
+        self.decays = np.array([row.get("weight_decay", 0.0) for row in every])
+        self.smoothing = self.weights.new_tensor([row.get("label_smoothing", 0.0) for row in every])[:, None]
+        self.rates = np.zeros((len(every), max(learner.length for learner in self.learners)))
+        for place, learner in enumerate(self.learners):
+            self.rates[place, : learner.length] = learner.rates(self.family.SCHEDULE)
 
     def keep(self, places: list[int]) -> None:
         """Go on with the networks at these places alone, at least one."""
@@ -212,37 +216,46 @@ class Block:
 
     def step(self) -> None:
         """Take one optimiser step with every network."""
-        for place, one in enumerate(self.learners):
-            if self.step_number % one.one.steps_per_epoch == 0:
-                self._start_epoch(place, one.one)
-        index, targets = self._batch()
-        gradient = self._gradient(index, targets)
-        self._update(gradient)
-        self.step_number += 1
+        for place, learner in enumerate(self.learners):
+            if self.steps % learner.one.steps_per_epoch == 0:
+                self._start_epoch(place, learner)
+        self._update(self._gradient(*self._batch()))
+        self.steps += 1
 
-    def _start_epoch(self, place: int, one: Member) -> None:
-        epoch = self.step_number // one.steps_per_epoch
-        order = draws.epoch_order(one.row["seed"], epoch, one.labels)[: one.steps_per_epoch * self.batch]
+    def _start_epoch(self, place: int, learner: Learner) -> None:
+        one = learner.one
+        order = draws.epoch_order(one.row["seed"], self.steps // one.steps_per_epoch, one.labels)
+        order = order[: one.steps_per_epoch * self.batch]
         self.orders[place, : len(order)] = one.train[order]
-        self.targets[place, : len(order)] = self.learners[place].targets[order]
+        self.targets[place, : len(order)] = learner.targets[order]
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        """Give each network's images in the bank, (m, b), and their labels."""
-        steps = [self.step_number % one.one.steps_per_epoch for one in self.learners]
-        places = torch.tensor(steps)[:, None] * self.batch + torch.arange(self.batch)
-        places = places.to(self.orders.device)
+        """Give each network's images, as places in the bank, and their labels: (m, b) both."""
+        starts = [self.steps % learner.one.steps_per_epoch * self.batch for learner in self.learners]
+        places = (torch.tensor(starts)[:, None] + torch.arange(self.batch)).to(self.orders.device)
         return self.orders.gather(1, places), self.targets.gather(1, places)
 
     def _gradient(self, index: Tensor, targets: Tensor) -> Tensor:
+        """Give the gradient of every network, (m, w), and count right answers and losses."""
+        pieces = zip(index.split(self._piece, 1), targets.split(self._piece, 1), strict=True)
+        gradients = [self._piece_gradient(*piece) for piece in pieces]
+        return torch.stack(gradients).sum(0) if len(gradients) > 1 else gradients[0]
+
+    def _piece_gradient(self, index: Tensor, targets: Tensor) -> Tensor:
         leaf = self.weights.detach().requires_grad_()
         logits = self._outputs(leaf, index)
         shares = logits.log_softmax(-1)
-        right = -shares.gather(-1, targets[..., None])[..., 0]
-        losses = (1 - self.smoothing) * right - self.smoothing * shares.mean(-1)  # (m, b)
+        wrong = -shares.gather(-1, targets[..., None])[..., 0]
+        losses = (1 - self.smoothing) * wrong - self.smoothing * shares.mean(-1)  # (m, b)
         (gradient,) = torch.autograd.grad(losses, leaf, torch.full_like(losses, 1 / self.batch))
         self.correct += (logits.argmax(-1) == targets).sum(1)
         self.loss += losses.detach().sum(1) / self.batch
         return gradient
+
+    @property
+    def _piece(self) -> int:
+        """Images of each network in one pass."""
+        return max(1, self.at_once // len(self.learners))
 
     def _outputs(self, weights: Tensor, index: Tensor) -> Tensor:
         parts = weights.split([tensor.size for tensor in self.layout.tensors], dim=1)
@@ -250,14 +263,13 @@ class Block:
             tensor.name: part.unflatten(1, tensor.shape)
             for tensor, part in zip(self.layout.tensors, parts, strict=True)
         }
-        images = self.images.images
-        images = images.index_select(0, index.flatten())[..., : self.channels].to(self.dtype).div_(255)
+        images = self.images.images.index_select(0, index.flatten()) / self.white
         return self.family.outputs(tensors, images.unflatten(0, index.shape), **self.forward)
 
     def _update(self, gradient: Tensor) -> None:
         """Adam with decoupled weight decay, its epsilon added to the corrected root."""
-        corrected_a, corrected_v = (1 - keep ** (self.step_number + 1) for keep in (_KEEP_A, _KEEP_V))
-        rates = self.rates[:, self.step_number]
+        corrected_a, corrected_v = (1 - keep ** (self.steps + 1) for keep in (_KEEP_A, _KEEP_V))
+        rates = self.rates[:, self.steps]
         column = lambda values: self.weights.new_tensor(values)[:, None]  # noqa: E731
         self.a.lerp_(gradient, 1 - _KEEP_A)
         self.v.mul_(_KEEP_V).addcmul_(gradient, gradient, value=1 - _KEEP_V)
@@ -268,21 +280,19 @@ class Block:
 
     def evaluate(self, places: list[int]) -> None:
         """Note the weights, accuracies and loss of some networks."""
-        if not places:
-            return
         chosen = torch.tensor(places, device=self.weights.device)
         weights = self.weights[chosen]
         vectors = weights.float().cpu().numpy()
         accuracies = self._accuracies(weights, [self.learners[place].one for place in places])
         for k, place in enumerate(places):
             one = self.learners[place]
-            count = self.step_number - one.steps
+            count = self.steps - one.steps
             train = self.correct[place].item() / (count * self.batch) if count else np.nan
             loss = self.loss[place].item() / count if count else np.nan
             for name, value in zip(CURVES, (train, *accuracies[k], loss), strict=True):
                 one.curves.setdefault(name, []).append(value)
             one.weights.append(vectors[k])
-            one.steps = self.step_number
+            one.steps = self.steps
         self.correct[chosen] = 0
         self.loss[chosen] = 0
 
@@ -292,12 +302,36 @@ class Block:
         listed = [torch.cat((one.valid, one.test)) for one in members]
         index = torch.nn.utils.rnn.pad_sequence(listed, batch_first=True)
         right = [
-            self._outputs(weights, part).argmax(-1) == self.images.labels[part]
-            for part in index.split(EVALUATION_BATCH, dim=1)
+            self._outputs(weights, part).argmax(-1) == self.images.labels[part] for part in index.split(self._piece, 1)
         ]
         right = torch.cat(right, 1).cpu().numpy()
         ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members]
         return [(right[k, :valid].mean(), right[k, valid:end].mean()) for k, (valid, end) in enumerate(ends)]
+
+
+def _check(every: Rows, images: Mapping[str, ImageSet], device: torch.device) -> None:
+    for row in every:
+        if row["family"] not in FAMILIES:
+            raise ValueError(f"family {row['family']!r} has no classifiers. {nearest(row['family'], FAMILIES)}")
+        # Only where a batch may be larger than an epoch is the split drawn for that.
+        if row["batch_size"] > draws.balanced_count(images[row["dataset"]].train_labels) // 2:
+            member(row, bank({row["dataset"]: images[row["dataset"]]}, device))
+
+
+def _trained(every: Rows, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
+    family = importlib.import_module(f"nwslib.population.networks.{FAMILIES[every[0]['family']]}")
+    threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
+    threads = min(threads, shared.slots or threads)
+    watch = _Watch(len(every), shared.progress)
+    results = _results(_blocks(every, family, images, shared, threads), family, images, shared, threads)
+    try:
+        for result in results:
+            watch.finished += 1
+            yield result
+            watch.report()
+    finally:
+        results.close()
+        watch.end()
 
 
 @dataclass
@@ -319,43 +353,101 @@ class _Watch:
             status_line.report("")
 
 
-def _family(name: str) -> ModuleType:
-    if name not in FAMILIES:
-        raise ValueError(f"family {name!r} has no classifiers. {nearest(name, FAMILIES)}")
-    return importlib.import_module(f"nwslib.population.networks.{FAMILIES[name]}")
+def _banks(images: Mapping[str, ImageSet], device: torch.device) -> dict[int, Bank]:
+    """Put image sets into a bank for each number of channels."""
+    banks = {}
+    for channels in {_channels(one) for one in images.values()}:
+        some = bank({name: one for name, one in images.items() if _channels(one) == channels}, device)
+        banks[channels] = replace(some, images=some.images[..., :channels].contiguous())
+    return banks
 
 
-def _learner(row: Mapping[str, Any], family: ModuleType, everything: Bank, images: ImageSet, shared: Shared) -> Learner:
+def _channels(images: ImageSet) -> int:
+    return 1 if images.grey else 3
+
+
+def _blocks(
+    every: Rows, family: ModuleType, images: Mapping[str, ImageSet], shared: Shared, threads: int
+) -> Iterator[Rows]:
+    """Cut rows that agree in shape into blocks, the longest first, so that no core ends alone with them."""
+
+    def kind(row: dict[str, Any]) -> tuple:
+        return _layout(row, family, images[row["dataset"]]).name, _forward(family, row), row["batch_size"]
+
+    kinds = {row["model"]: kind(row) for row in every}
+    ordered = sorted(every, key=lambda row: (kinds[row["model"]], -row["epochs"]))
+    for (_, _, batch), group in groupby(ordered, lambda row: kinds[row["model"]]):
+        some = list(group)
+        most = max(1, shared.slots // threads if shared.slots else _at_once(family, shared.device) // batch)
+        count = min(len(some), -(-len(some) // (most * threads)) * threads)
+        for part in np.array_split(np.arange(len(some)), count):
+            yield [some[k] for k in part]
+
+
+def _at_once(family: ModuleType, device: torch.device) -> int:
+    return getattr(family, "IMAGES_AT_ONCE", IMAGES_AT_ONCE)["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _forward(family: ModuleType, row: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, row[name]) for name in family.FORWARD)
+
+
+def _layout(row: Mapping[str, Any], family: ModuleType, images: ImageSet) -> Layout:
+    return family.classifier(row, _channels(images), len(images.classes))
+
+
+def _results(
+    blocks: Iterator[Rows], family: ModuleType, images: Mapping[str, ImageSet], shared: Shared, threads: int
+) -> Iterator[xr.Dataset]:
+    """Train blocks, one on each thread; two more per thread may wait for their reader."""
+    stop, before = threading.Event(), torch.get_num_threads()
+    banks = _banks(images, shared.device)
+
+    def trained(some: Rows) -> Iterator[xr.Dataset]:
+        learners = [_learner(row, family, banks, images[row["dataset"]], shared) for row in some]
+        yield from _train(Block(family, learners, shared), shared, stop)
+
+    if threads == 1:
+        for some in blocks:
+            yield from trained(some)
+        return
+    alone = lambda: torch.set_num_threads(1)  # noqa: E731  a thread's operations are its own
+    pool = ThreadPoolExecutor(threads, "nws", alone)
+    waiting: deque[Future] = deque()
+    try:
+        for some in blocks:
+            waiting.append(pool.submit(lambda some=some: list(trained(some))))
+            if len(waiting) > 2 * threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what threads that start later would have
+
+
+def _learner(
+    row: Mapping[str, Any], family: ModuleType, banks: Mapping[int, Bank], images: ImageSet, shared: Shared
+) -> Learner:
+    everything = banks[_channels(images)]
     one = member(row, everything)
-    classes = len(images.classes)
-    targets = noisy_labels(row["seed"], one.labels, row.get("label_noise", 0.0), classes)
-    layout = family.classifier(row, _channels(images.grey), classes)
+    targets = noisy_labels(row["seed"], one.labels, row.get("label_noise", 0.0), len(images.classes))
     at, kept = np.unique(snapshot_steps(row["epochs"] * one.steps_per_epoch, shared.snapshots), return_inverse=True)
-    return Learner(one, targets, layout, at, kept)
+    return Learner(one, everything, targets, _layout(row, family, images), at, kept)
 
 
-def _channels(grey: bool) -> int:
-    return 1 if grey else 3
-
-
-def _forward(family: ModuleType, one: Learner) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, one.one.row[name]) for name in family.FORWARD)
-
-
-def _at_once(one: Learner, device: torch.device) -> int:
-    return 16 if device.type == "cpu" else 512
-
-
-def _train(block: Block, shared: Shared, watch: _Watch) -> Iterator[xr.Dataset]:
+def _train(block: Block, shared: Shared, stop: threading.Event) -> Iterator[xr.Dataset]:
+    """Train a block to the end and give each network when its epochs are over."""
     started = time.monotonic()
-    while True:
-        due = [k for k, one in enumerate(block.learners) if block.step_number in one.at]
-        block.evaluate(due)
-        over = [k for k in due if block.learners[k].length == block.step_number]
+    while not stop.is_set():
+        due = [k for k, learner in enumerate(block.learners) if block.steps in learner.at]
+        if due:
+            block.evaluate(due)
+        over = [k for k in due if block.learners[k].length == block.steps]
         for k in over:
-            watch.finished += 1
             yield _result(block.learners[k], shared, time.monotonic() - started)
-        watch.report()
+            block.learners[k].weights.clear()
         if len(over) == len(block.learners):
             return
         if over:

@@ -13,6 +13,7 @@ from nwslib.snapshots.layout import Tensor as LayoutTensor
 
 FORWARD = ()
 SCHEDULE = "constant"
+IMAGES_AT_ONCE = {"cpu": 2048, "cuda": 2**17}
 
 
 def layout(image_size: int, channels: int, width: int, depth: int, classes: int) -> Layout:

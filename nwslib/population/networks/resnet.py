@@ -21,6 +21,7 @@ from nwslib.snapshots.layout import Tensor as LayoutTensor
 
 FORWARD = ()
 SCHEDULE = "triangular"
+IMAGES_AT_ONCE = {"cpu": 64, "cuda": 2**14}
 WIDTHS = (16, 32, 64)
 
 _EPSILON = 1e-5
@@ -130,6 +131,7 @@ class ResNet8(nn.Module):
         self.output = nn.Linear(WIDTHS[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute logits."""
         x = F.relu(self.stem(images))
         for block in self.blocks:
             y = block["conv2"](F.relu(block["conv1"](x)))
