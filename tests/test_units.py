@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from families import LAYOUTS
 
 from nwslib.population import draws, networks
+from nwslib.population.networks import cnn, kan, mlp, resnet, siren, smallcnn
 from nwslib.snapshots import Layout, fake
 from nwslib.snapshots.cnn import OUTPUTS, layout
 from nwslib.snapshots.units import permutation
@@ -124,3 +126,48 @@ def test_fake_networks_are_permuted_too():
 def test_what_cannot_be_permuted_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         permutation(**{"layout": SMALL, "seed": 0} | change)
+
+
+MODULES = {"cnn": cnn, "kan": kan, "mlp": mlp, "resnet8": resnet, "siren": siren, "smallcnn": smallcnn}
+
+
+def answers(family, shape, vector):
+    """Give the outputs of one network of any family."""
+    inputs = torch.linspace(0, 1, 3 * 3 * 16 * 16, dtype=torch.float64).view(3, 3, 16, 16)
+    inputs = torch.sin(17 * inputs) / 2 + 0.5
+    if family in ("siren", "kan"):
+        inputs = inputs[:, 0, 0, :2]
+    elif family in ("mlp", "smallcnn"):
+        inputs = inputs[:, :1, :5, :5]
+    with torch.no_grad():
+        return MODULES[family].to_module(shape, vector)(inputs).numpy()
+
+
+@pytest.mark.parametrize("family", MODULES)
+@pytest.mark.parametrize("consistent", [True, False])
+def test_networks_of_every_family_compute_the_same_if_the_next_layer_follows(family, consistent):
+    shape = resnet.layout(3, 5) if family == "resnet8" else LAYOUTS[family]
+    vector = np.random.default_rng(3).normal(size=shape.size) / 2
+    for tensor in shape.tensors:
+        vector[shape.slices[tensor.name]] += tensor.kind == "variance"
+    vector[np.flatnonzero(shape.label("kind") == "variance")] **= 2
+    index = permutation(shape, 11, consistent=consistent)
+    change = abs(answers(family, shape, vector[index]) - answers(family, shape, vector)).max()
+    assert change < 1e-10 if consistent else change > 1e-3
+    units, sources = (shape.label(name) for name in ("unit", "source"))
+    last, first = shape.tensors[-1].layer, shape.tensors[0].layer
+    assert np.array_equal(units[index][shape.label("layer") == last], units[shape.label("layer") == last])
+    assert np.array_equal(sources[index][shape.label("layer") == first], sources[shape.label("layer") == first])
+
+
+def test_units_that_a_skip_joins_are_permuted_together():
+    shape = LAYOUTS["resnet8"]
+    units, index = shape.label("unit"), permutation(shape, 11)
+    orders = {
+        layer: units[index[shape.slices[f"{layer}.gamma"]]].tolist()
+        for layer in dict.fromkeys(shape.label("layer"))
+        if layer != "output"
+    }
+    assert orders["stem"] == orders["block1.conv2"] != orders["block1.conv1"]
+    assert orders["block2.conv2"] == orders["block2.skip"]
+    assert all(sorted(order) == list(range(len(order))) for order in orders.values())

@@ -24,7 +24,7 @@ class Nodes:
     name
         Of the layer; ``"input"`` for the channels, coordinates or pixels that the first layer reads.
     role
-        ``"input"``, ``"hidden"`` or ``"output"``. Only hidden units may be permuted.
+        ``"input"``, ``"hidden"`` or, of the last layer, ``"output"``. Only hidden units may be permuted.
     part
         ``"convolution"`` or ``"dense"``; of the input ``""``.
     weights
