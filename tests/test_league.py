@@ -111,7 +111,7 @@ def test_tables_of_different_tasks_stand_below_each_other():
 
 def test_the_best_reader_beats_others_only_by_more_than_the_interval():
     clear = scoring.row("clear", {"ours": right(0.95), "DMC": right(0.5, 1), "plain": right(0.6, 2)}, "accuracy")
-    close = scoring.row("close", {"ours": right(0.85), "DMC": right(0.8, 1)}, "accuracy")
+    close = scoring.row("close", {"ours": right(0.85, 2), "DMC": right(0.8, 1)}, "accuracy")
     lost = scoring.row("lost", {"ours": noisy(1.0), "DMC": noisy(2.0), "plain": noisy(0.1)}, "R2")
     found = scoring.best(scoring.together(clear, close, lost), {"DMC": ["DMC"], "statistics": ["plain"]})
     assert found["reader"].values.tolist() == ["ours", "ours", "plain"]
