@@ -101,6 +101,7 @@ class WeightScores(nn.Module):
         self.register_buffer("tensor", places, persistent=False)  # (w,): the tensor of each weight
         self.value = nn.Linear(2 * snapshots, width)
         self.place = nn.Embedding(len(sizes), width)
+        nn.init.zeros_(self.place.weight)  # at first, what a weight is counts more than where it is
         self.token = nn.Linear(token, width, bias=False) if token else None
         self.context = nn.Linear(context, width, bias=False) if context else None
         self.last = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
