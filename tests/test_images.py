@@ -57,6 +57,28 @@ def test_16_pixels_are_the_mean_of_2x2_of_the_32_pixel_image():
     assert np.array_equal(protocol_images(image, 16).numpy(), np.floor(mean + 0.5))
 
 
+def test_28_pixels_stay_as_published_and_others_are_resized_from_32():
+    image = torch.randint(0, 256, (3, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(protocol_images(image, 28), image.expand(-1, -1, -1, 3))
+    ramp = (8 * torch.arange(32, dtype=torch.uint8)).reshape(1, 1, 32, 1).expand(1, 32, 32, 3)
+    by_hand = np.floor(8 * np.arange(28) * 32 / 28 + 0.5)
+    assert np.array_equal(protocol_images(ramp, 28)[0, 5, :, 1].numpy(), by_hand)
+
+
+def test_14_pixels_are_the_mean_of_2x2_of_the_28_pixel_image():
+    for side in (8, 28, 32, 96):
+        image = torch.randint(0, 256, (2, side, side, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        large = protocol_images(image, 28).numpy().astype(float)
+        mean = (large[:, ::2, ::2] + large[:, 1::2, ::2] + large[:, ::2, 1::2] + large[:, 1::2, 1::2]) / 4
+        assert np.array_equal(protocol_images(image, 14).numpy(), np.floor(mean + 0.5))
+
+
+def test_the_space_knows_which_sets_are_grey():
+    assert {name: card.grey for name, card in images._CARDS.items()} == {
+        name: space.channels(name) == 1 for name in images._CARDS
+    }
+
+
 def test_an_image_does_not_depend_on_those_beside_it(monkeypatch):
     image = torch.randint(0, 256, (7, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     together = protocol_images(image, 16)
@@ -190,7 +212,7 @@ def test_nothing_is_learned_from_shuffled_labels(embedded):
         ("kmnist[train]", {}, r"Did you mean 'kmnist\[test\]'"),
         ("cifar10[batches 1,2]", {}, r"Did you mean 'cifar10\[batches 1-2\]'"),
         ("cifar10[batches 6]", {}, "cifar10 has no part"),
-        ("digits", {"size": 28}, "size must be 16 or 32, not 28. The nearest is 32"),
+        ("digits", {"size": 24}, "size must be 14, 16, 28 or 32, not 24. The nearest is 28"),
         ("digits", {"device": "cuda:99"}, "device 'cuda:99' is not available here"),
         ("digits", {"train_limit": 0}, "train_limit must be from 1 to the 1437 train images of digits, not 0"),
         ("digits", {"test_limit": 361}, "test_limit must be from 1 to the 360 test images of digits, not 361"),

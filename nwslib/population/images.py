@@ -43,7 +43,7 @@ from nwslib.population import _embedded
 from nwslib.population.device import resolve_device
 from nwslib.space import EMBEDDED_SETS, PUBLISHED_SETS, base_set, image_sets, nearest
 
-SIZES = (16, 32)
+SIZES = (14, 16, 28, 32)
 _ALL_BATCHES = (1, 2, 3, 4, 5)
 _TEST_ONLY = ("mnist", "fashion", "kmnist")
 _CHUNK = 4096  # images resized at a time: keeps the float32 copy below 170 MB
@@ -171,7 +171,8 @@ def load(
     name
         A published or embedded set, or a part of one: ``"cifar10[batches 1-2]"``, ``"kmnist[test]"``.
     size
-        Side of the images, 32 as in the study, or 16: the mean of 2x2 pixels.
+        Side of the images: 32 as in the study, or 16, the mean of 2x2 pixels; 28, at which mnist, fashion and kmnist
+        are what was published, or 14, the mean of 2x2 pixels.
     root
         Folder of the published sets, laid out as torchvision does; by default what the environment says in
         ``NWS_DATA``, else ``data``. A relative path starts at ``NWS_HOME``, else at the current folder.
@@ -301,14 +302,15 @@ def for_design(
 
 
 def protocol_images(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bring images of any side to 32x32x3 as the protocol says, and from there to 16x16x3 where asked.
+    """Bring images of any side to 32x32x3 as the protocol says, or to another of `SIZES`.
 
     Parameters
     ----------
     images
         uint8, shape (b, y, x, c) with one channel or three.
     size
-        32, or 16 for the mean of 2x2 pixels of the 32x32 image.
+        32; 16 for the mean of 2x2 pixels of the 32x32 image; 28 for images of that side as they are, of another side
+        resized from 32x32; 14 for the mean of 2x2 pixels of the 28x28 image.
 
     Returns
     -------
@@ -320,13 +322,28 @@ def protocol_images(images: torch.Tensor, size: int) -> torch.Tensor:
     >>> protocol_images(torch.full((1, 28, 28, 1), 7, dtype=torch.uint8), 16).shape
     torch.Size([1, 16, 16, 3])
     """
+    side = 32 if 32 % size == 0 else 28
     done = torch.empty((len(images), size, size, images.shape[-1]), dtype=torch.uint8)
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
-        if part.shape[1] % 32:
-            part = torch.floor(resize_bilinear(part, 32) + 0.5).to(torch.uint8)
-        done[start : start + _CHUNK] = _block_mean(_block_mean(part, part.shape[1] // 32), 32 // size)
+        if part.shape[1] != side:
+            part = _resized(_sized_32(part), side)
+        done[start : start + _CHUNK] = _block_mean(part, side // size)
     return done.expand(-1, -1, -1, 3).contiguous()
+
+
+def _sized_32(images: torch.Tensor) -> torch.Tensor:
+    """Bring images to 32x32: by the mean of pixels where the side divides by it, else bilinearly."""
+    if images.shape[1] % 32:
+        return _resized(images, 32)
+    return _block_mean(images, images.shape[1] // 32)
+
+
+def _resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize in whole numbers, unless the images have that side."""
+    if images.shape[1] == side:
+        return images
+    return torch.floor(resize_bilinear(images, side) + 0.5).to(torch.uint8)
 
 
 def resize_bilinear(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -449,7 +466,7 @@ def _check_request(
     if name not in parts:
         raise ValueError(f"{base} has no part {name!r}. {nearest(name, parts)}")
     if size not in SIZES:
-        raise ValueError(f"size must be 16 or 32, not {size!r}. {nearest(size, SIZES)}")
+        raise ValueError(f"size must be 14, 16, 28 or 32, not {size!r}. {nearest(size, SIZES)}")
     part = parts[name]
     for split, limit, count in zip(("train", "test"), (train_limit, test_limit), part.counts, strict=True):
         if limit is not None and limit not in range(1, count + 1):

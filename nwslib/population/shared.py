@@ -150,7 +150,7 @@ def finished(
         data[name] = (("model", "snapshot"), values[kept][None])
         data[f"curve_{name}"] = (("model", "evaluation"), values[None])
     about = {**row, **further, "id": shared.identity(row), "n_exports": evaluations, "steps": int(steps)}
-    about |= {"seconds": float(seconds), **_end(weights, epochs)}
+    about |= {"seconds": float(seconds), **_end(weights, epochs, steps)}
     coordinates = {name: ("model", [value]) for name, value in about.items()}
     coordinates["snapshot"] = ("snapshot", np.arange(1, len(weights) + 1))
     attributes = _attributes(layout, shared, implementation)
@@ -186,10 +186,10 @@ def _check(
         raise ValueError("all curves have one value for each evaluation, so they are of one length")
 
 
-def _end(weights: np.ndarray, epochs: np.ndarray) -> dict[str, str]:
+def _end(weights: np.ndarray, epochs: np.ndarray, steps: int) -> dict[str, str]:
     sound = np.isfinite(weights).all(axis=1)
     if sound.all():
-        return {"status": "stopped", "reason": f"end of its {epochs[-1]} epochs"}
+        return {"status": "stopped", "reason": f"end of its {steps} steps"}
     return {"status": "diverged", "reason": f"a weight was not finite after {epochs[np.argmin(sound)]} epochs"}
 
 

@@ -47,7 +47,7 @@ from nwslib.snapshots.schema import (
     validate,
 )
 from nwslib.snapshots.writer import Shelf, Writer, place
-from nwslib.space import CONSTANTS, PROPERTIES, complete, nearest, row_keys, sample
+from nwslib.space import complete, family_of, nearest, row_keys, sample
 
 try:
     import fcntl
@@ -271,7 +271,7 @@ def remaining(design: xr.Dataset, folder: str | Path) -> xr.Dataset:
     if not contents.table["model"]:
         return design
     check_sizes(contents)
-    held = set(row_keys(_as_design(contents)))
+    held = _held(contents, design)
     keep = [position for position, key in enumerate(row_keys(design)) if key not in held]
     taken = set(contents.table["model"]).intersection(design["model"].values[keep].tolist())
     if taken:
@@ -545,15 +545,21 @@ def _tidy(network: xr.Dataset) -> xr.Dataset:
     return network.assign_coords({name: network[name].astype(str) for name in loose})
 
 
-def _as_design(contents: Contents) -> xr.Dataset:
-    found = _table(contents)
-    for name in (*PROPERTIES, *CONSTANTS):
+def _held(contents: Contents, design: xr.Dataset) -> set[tuple]:
+    """Give the identities of the networks that are there, those of the design's family."""
+    family, found = family_of(design), _table(contents)
+    alike = found["family"].values == family.name
+    if family.task and "task" in found:
+        alike &= found["task"].values == family.task
+    if not alike.any():
+        return set()
+    for name in family.columns:
         if name not in found:
             raise ValueError(
                 f"the networks in {contents.folder} have no property {name!r}, so they were not trained from a design. "
                 f"Choose another folder, for example {contents.folder.name}-2"
             )
-    return found
+    return set(row_keys(found.isel(model=alike)))
 
 
 def _table(contents: Contents) -> xr.Dataset:
