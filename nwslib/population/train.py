@@ -9,6 +9,9 @@ that follow them, a network goes on with its new values. Another optimiser start
 from there; another learning rate is what it would be by then had it been there from the start, decay included; of
 another image set the network has a split of its own, from its seed as always, and from the next evaluation on its
 accuracy is that on the new images. The stopping rules go on; a network that they stop before never changes.
+
+All this is said of the study's family. Networks of the others take the steps or epochs of their rows, without stopping
+rules: `nwslib.population.fitting` for image networks, `nwslib.population.classifying` for classifiers.
 """
 
 import hashlib
@@ -21,15 +24,18 @@ import torch
 import xarray as xr
 
 from nwslib import space
-from nwslib.population import draws, implementations
+from nwslib.population import classifying, draws, fitting, implementations
 from nwslib.population.device import resolve_device
 from nwslib.population.images import ImageSet
 from nwslib.population.loop import Common, Watch, train_rows
+from nwslib.population.shared import Shared
 from nwslib.population.slots import Bank, bank, changes, member, rows
+from nwslib.snapshots.schema import SNAPSHOTS
 
 PROTOCOL_VERSION = "1"
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 CLASS_IMAGES = 20
+MAX_EPOCHS = 1000
 
 #: What the released code does although it was surely meant otherwise, by name: to measure the difference it makes.
 OPTIONS = {
@@ -48,8 +54,8 @@ class Training:
     design
         The completed design.
     parameters
-        What all its networks share: ``max_epochs``, ``precision``, ``options``, the version of each image set, and
-        ``updates`` where updates are kept.
+        What all its networks share: ``precision`` and the version of each image set; in the study's family
+        ``max_epochs``, ``options``, and ``updates`` where updates are kept; in the others ``snapshots``.
     implementation
         What computes them, by name.
     """
@@ -81,7 +87,8 @@ def train(
     device: str = "auto",
     slots: int | None = None,
     precision: str = "float32",
-    max_epochs: int = 1000,
+    snapshots: int = SNAPSHOTS,
+    max_epochs: int | None = None,
     implementation: str = "auto",
     options: Collection[str] = (),
     updates: bool = False,
@@ -92,7 +99,7 @@ def train(
     Parameters
     ----------
     design
-        From `nwslib.space.sample` or by hand; one row per network.
+        From `nwslib.space.sample` or by hand; one row per network, all of one family.
     images
         An image set for each name in ``design["dataset"]``, and in ``design["dataset_after"]`` if it is there, of the
         design's image size.
@@ -103,8 +110,11 @@ def train(
         Changes no result.
     precision
         ``"float32"`` or ``"float64"``.
+    snapshots
+        How many are kept of each network, evenly spaced over its run. In the study's family always 20.
     max_epochs
-        Evaluations after which a network stops at the latest; the first comes before the first step.
+        Evaluations after which a network stops at the latest, by default 1000; the first comes before the first step.
+        This and the arguments from here to `updates` are for the study's family alone.
     implementation
         What computes the networks, see `nwslib.population.implementations`: ``"auto"`` takes what a population that is
         being resumed was begun with, else the fastest for the device. Results differ between implementations by
@@ -126,7 +136,8 @@ def train(
     ------
     ValueError
         Before anything is trained: if the design or another argument is not valid, an image set is missing, of another
-        size or short of a class, a batch is larger than an epoch, or a switch lies behind the last epoch.
+        size or short of a class, a batch is larger than an epoch, a switch lies behind the last epoch, or an argument
+        means nothing for the networks' family.
 
     Notes
     -----
@@ -143,31 +154,52 @@ def train(
     design = space.complete(design)
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}. {space.nearest(precision, PRECISIONS)}")
-    for name, number in (("max_epochs", max_epochs), ("slots", slots)):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise ValueError(f"{name} must be a whole number, at least 1, not {number!r}")
-    if design.sizes["model"]:
-        _check_images(design, images)
+    for name, number, least in (("max_epochs", max_epochs, 1), ("slots", slots, 1), ("snapshots", snapshots, 2)):
+        if number is not None and (not isinstance(number, int) or number < least):
+            raise ValueError(f"{name} must be a whole number, at least {least}, not {number!r}")
     for option in options:
         if option not in OPTIONS:
             raise ValueError(f"unknown option {option!r}. {space.nearest(option, OPTIONS)}")
     if not isinstance(updates, bool):
         raise ValueError(f"updates must be True or False, not {updates!r}")
+    if design.sizes["model"]:
+        _check_images(design, images)
+    versions = {name: images[name].version for name in sorted(images)}
+    place, family = resolve_device(device), space.family_of(design)
+    if family.task:
+        study = {"max_epochs": max_epochs, "options": list(options), "updates": updates}
+        _refuse(family, study | {"implementation": implementation if implementation != "auto" else None})
+        parameters = {"precision": precision, "snapshots": snapshots, "images": versions}
+        return _train_further(design, images, place, slots, parameters, progress)
+    if snapshots != SNAPSHOTS:
+        raise ValueError(f"networks of the study keep {SNAPSHOTS} snapshots, not {snapshots}")
     parameters = {
-        "max_epochs": max_epochs,
+        "max_epochs": max_epochs or MAX_EPOCHS,
         "precision": precision,
         "options": sorted(set(options)),
-        "images": {name: images[name].version for name in sorted(images)},
+        "images": versions,
     }
     parameters |= {"updates": True} if updates else {}  # not False: populations from before there were updates go on
-    place = resolve_device(device)
+    return _train_study(design, images, place, slots, implementation, parameters, progress)
+
+
+def _train_study(
+    design: xr.Dataset,
+    images: Mapping[str, ImageSet],
+    place: torch.device,
+    slots: int | None,
+    implementation: str,
+    parameters: dict[str, Any],
+    progress: bool,
+) -> Training:
+    """Train networks of the study's family."""
     chosen = implementations.choose(implementation, place, design)
     if design.sizes["model"] == 0:
         return Training(design, parameters, chosen, iter(()))
-    needed = {name: images[name] for name in space.image_sets(design)}
+    needed, max_epochs = {name: images[name] for name in space.image_sets(design)}, parameters["max_epochs"]
     common = Common(
         bank(needed, place),
-        PRECISIONS[precision],
+        PRECISIONS[parameters["precision"]],
         max_epochs,
         parameters,
         chosen,
@@ -181,14 +213,55 @@ def train(
     return Training(design, parameters, chosen, train_rows(every, slots, common, watch))
 
 
+def _train_further(
+    design: xr.Dataset,
+    images: Mapping[str, ImageSet],
+    place: torch.device,
+    slots: int | None,
+    parameters: dict[str, Any],
+    progress: bool,
+) -> Training:
+    """Train networks of another family."""
+    if design.sizes["model"] == 0:
+        return Training(design, parameters, "stacked", iter(()))
+    precision = parameters["precision"]
+    shared = Shared(
+        place,
+        PRECISIONS[precision],
+        precision,
+        slots,
+        parameters["snapshots"],
+        parameters,
+        lambda row: identity(row, parameters),
+        PROTOCOL_VERSION,
+        progress,
+    )
+    needed = {name: images[name] for name in space.image_sets(design)}
+    train_all = fitting.fit_rows if space.family_of(design).task == "image" else classifying.classify_rows
+    return Training(design, parameters, "stacked", train_all(design, needed, shared))
+
+
+def _refuse(family: space.Family, study: Mapping[str, Any]) -> None:
+    """Refuse arguments that mean something for the study's networks only."""
+    for name, value in study.items():
+        if value:
+            raise ValueError(
+                f"{name} means nothing for networks of the family {family.name!r}: it is for the study's alone. "
+                f"Leave it out; what is fixed of theirs stands in the design: {', '.join(family.draws[2:])}"
+            )
+
+
 def _check_images(design: xr.Dataset, images: Mapping[str, ImageSet]) -> None:
     sizes = np.unique(design["image_size"].values).tolist()
     if len(sizes) > 1:
         raise ValueError(f"one training has one image size, but the design has {sizes}")
+    classify = space.family_of(design).task != "image"
     for name in space.image_sets(design):
         if name not in images:
             raise ValueError(f"the design needs the image set {name!r}. {space.nearest(name, images)}")
         _check_set(name, images[name], sizes[0])
+        if classify:
+            _check_classes(name, images[name])
 
 
 def _check_set(name: str, one: ImageSet, size: int) -> None:
@@ -201,6 +274,9 @@ def _check_set(name: str, one: ImageSet, size: int) -> None:
                 f"image set {name!r} needs uint8 images and an int64 label for each, not {part.dtype} images "
                 f"{shape} and {labels.dtype} labels {tuple(labels.shape)}"
             )
+
+
+def _check_classes(name: str, one: ImageSet) -> None:
     counts = torch.bincount(one.train_labels, minlength=len(one.classes))
     if counts.min() < CLASS_IMAGES:
         raise ValueError(
@@ -245,7 +321,8 @@ def identity(row: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     str
         Sixteen hexadecimal digits: equal where two networks must be equal.
     """
-    names = sorted({*space.PROPERTIES, *space.CONSTANTS, "seed", *space.switch_columns(row)})
+    family = space.FAMILIES.get((row["family"], row.get("task")), space.FAMILIES["cnn", None])
+    names = sorted({*family.identity, *space.switch_columns(row)})
     fields = {name: row[name] for name in names}
     fields |= {**parameters, "images": parameters["images"][row["dataset"]], "protocol": PROTOCOL_VERSION}
     fields |= {"images_after": parameters["images"][row["dataset_after"]]} if "dataset_after" in row else {}
