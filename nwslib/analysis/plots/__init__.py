@@ -13,6 +13,7 @@ from nwslib.analysis.plots.footprints import (
     transfer,
     when,
 )
+from nwslib.analysis.plots.league import cost, league, learning_curves
 from nwslib.analysis.plots.look import PALETTE, beside, style
 from nwslib.analysis.plots.populations import (
     curves,
@@ -49,6 +50,7 @@ __all__ = [
     "claims",
     "class_probabilities",
     "confusion",
+    "cost",
     "course",
     "curves",
     "design_overview",
@@ -59,6 +61,8 @@ __all__ = [
     "kernel_positions",
     "landscape",
     "layer_spreads",
+    "league",
+    "learning_curves",
     "r2_by",
     "rates",
     "saliency_by_layer",
