@@ -76,9 +76,9 @@ def _change_manifest(folder, change):
 
 
 def _sign(folder, path):
-    """Have the manifest say that the file is as it should be, and nothing about its networks."""
-    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "crc32": {}}
-    _change_manifest(folder, lambda fields: fields["files"][path.name].update(facts))
+    """Have the manifest say that the file is as it should be, and nothing about its networks and variables."""
+    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    _change_manifest(folder, lambda fields: fields["files"][path.name].update(facts, crc32={}, header={}))
 
 
 def _edit(folder, change, number=1):
@@ -582,6 +582,21 @@ def test_a_fault_of_the_manifest_is_named(folder, change, messages):
     found = list(faults(folder))
     for message in messages:
         assert any(re.search(message, fault) for fault in found), (message, found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header["variables"]["weights"].__setitem__(0, header["variables"]["epoch"][0]),
+        lambda header: header["variables"]["weights"][1].__setitem__(1, 10),
+        lambda header: header["variables"].pop("weights"),
+        lambda header: header.update(crc32=header["crc32"] ^ 1),
+    ],
+)
+def test_a_manifest_that_misplaces_a_variable_is_told(folder, change):
+    name = _shard(folder).name
+    _change_manifest(folder, lambda fields: change(fields["files"][name]["header"]))
+    _assert_found(folder, r"00001\.03\.nc: its variables do not lie where manifest.json says")
 
 
 def test_nothing_outside_the_folder_is_opened(folder, tmp_path):

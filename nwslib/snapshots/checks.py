@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nwslib.snapshots.checksums import crc32
 from nwslib.snapshots.contents import MANIFEST, RESULTS, read, shards_in
 from nwslib.snapshots.layout import LABELS, Layout
+from nwslib.snapshots.lazy import header_of
 from nwslib.snapshots.schema import (
     ATTRIBUTES,
     COORDINATES,
@@ -296,6 +297,8 @@ def _file_faults(folder: Path, name: str, manifest: _Manifest, seen: _Seen, bar:
         yield f"{name} is not listed in {MANIFEST}"
     changes = list(_byte_faults(path, name, facts or {}))
     yield from changes  # before the file is opened: a damaged one may be more than a library can take
+    if facts is not None and not changes:
+        yield from _header_faults(path, name, facts)
     with _opened(path) as dataset:
         if not isinstance(dataset, xr.Dataset):
             yield f"{name} is truncated, or not a NetCDF file{lost}: {dataset}"
@@ -323,6 +326,15 @@ def _byte_faults(path: Path, name: str, facts: Mapping[str, Any]) -> Iterator[st
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
                 yield f"{name} was changed: its SHA-256 is not the one in {MANIFEST}"
+
+
+def _header_faults(path: Path, name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Compare where the manifest says that the variables lie, which readers rely on, with the file."""
+    try:
+        if facts.get("header") and facts["header"] != header_of(str(path)):
+            yield f"{name}: its variables do not lie where {MANIFEST} says"
+    except (OSError, KeyError, ValueError):  # told when it is opened
+        return
 
 
 @contextmanager

@@ -163,16 +163,21 @@ class Rows(BackendArray):
 
     def _fill(self, found: np.ndarray, positions: np.ndarray, key: list) -> None:
         """Read networks that lie in one file: at once where they are a stretch of it."""
-        if not len(positions):
-            return
-        _, row = self.files
-        rows = row[positions]
-        whole = self.reader.whole(self.places[positions[0]][0], self.name)
-        if whole is not None and whole.shape[-1] == self.shape[-1] and (np.diff(rows) == 1).all():
-            found[:] = _take(whole[rows[0] : rows[-1] + 1], [slice(None), *key])
+        whole = self._stretch(positions) if len(positions) > 1 else None
+        if whole is not None:
+            found[:] = _take(whole, [slice(None), *key])
         else:
             for place, position in enumerate(positions.tolist()):
                 found[place] = self._row(position, key)
+
+    def _stretch(self, positions: np.ndarray) -> np.ndarray | None:
+        """Give some networks of one file as a view of it, or None where there is none."""
+        _, row = self.files
+        rows = row[positions]
+        whole = self.reader.whole(self.places[positions[0]][0], self.name)
+        if whole is None or whole.shape[-1] != self.shape[-1] or (np.diff(rows) != 1).any():
+            return None
+        return whole[rows[0] : rows[-1] + 1]
 
     def flat(self, file: int) -> np.ndarray | None:
         """Give all that the variable has in a file, one after the other, or None where the file holds it in chunks."""
@@ -289,7 +294,9 @@ def _seen(
 def cut(values: np.ndarray, key: list, length: int) -> np.ndarray:
     """Index each axis by its own part of the key, the last one as if it went on with NaN up to some length."""
     if values.shape[-1] < length:
-        values = np.pad(values, (0, length - values.shape[-1]), constant_values=np.nan)
+        longer = np.full((*values.shape[:-1], length), np.nan, values.dtype)
+        longer[..., : values.shape[-1]] = values
+        values = longer
     return _take(values, key)
 
 

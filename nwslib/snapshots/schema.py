@@ -130,6 +130,8 @@ COORDINATES: Mapping[str, Variable] = MappingProxyType(
     }
 )
 
+_KNOWN = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES}
+
 #: Attributes of one architecture's file; those marked JSON hold JSON text.
 ATTRIBUTES: Mapping[str, str] = MappingProxyType(
     {
@@ -215,7 +217,7 @@ def _further_properties(text: str) -> dict[str, Variable]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"attribute 'properties' is unreadable: {error!r}") from error
     for name, variable in found.items():
-        if name in VARIABLES | OPTIONAL_VARIABLES | COORDINATES or not name.isidentifier():
+        if name in _KNOWN or not name.isidentifier():
             raise ValueError(
                 f"a further property can't be called {name!r}: the schema uses this name, or it is no name"
             )
@@ -293,8 +295,9 @@ def faults(dataset: xr.Dataset, source: str = "population") -> Iterator[str]:
             f"weights, but {layout.name} has snapshots 1, 2, 3, ... of {layout.size} weights"
         )
         return
+    variables = dataset.variables
     for name in LABELS:
-        if name in dataset.variables and not np.array_equal(dataset[name].values, layout.label(name)):
+        if name in variables and not np.array_equal(variables[name].values, layout.label(name)):
             yield f"{source}: the labels {name!r} are not those of the layout {layout.name}"
     yield from _table_faults(dataset, source)
     for position in range(dataset.sizes["model"]):
@@ -350,25 +353,26 @@ def check_variables(dataset: xr.Dataset, source: str) -> None:
     ValueError
         If a variable that must be there is missing, or one has other dimensions or another type.
     """
-    known = {**VARIABLES, **OPTIONAL_VARIABLES, **COORDINATES}
-    for name, variable in (known | further_properties(dataset.attrs)).items():
-        if name in dataset.variables:
-            _check_variable(dataset, name, variable, source)
-        elif variable.required or name not in known:
-            raise ValueError(f"{source}: variable {name!r} is missing. {nearest(name, dataset.variables)}")
+    found = {name: (variable.dims, _type(variable.dtype)) for name, variable in dataset.variables.items()}
+    for name, variable in (_KNOWN | further_properties(dataset.attrs)).items():
+        dims, kind = found.get(name, (None, None))
+        if dims is None:
+            if variable.required or name not in _KNOWN:
+                raise ValueError(f"{source}: variable {name!r} is missing. {nearest(name, found)}")
+        elif dims != variable.dims:
+            raise ValueError(f"{source}: {name} has dimensions {dims}, but the schema says {variable.dims}")
+        elif kind != variable.type:
+            raise ValueError(f"{source}: {name} has type {kind}, but the schema says {variable.type}")
 
 
-def _check_variable(dataset: xr.Dataset, name: str, variable: Variable, source: str) -> None:
-    found = dataset.variables[name]
-    if found.dims != variable.dims:
-        raise ValueError(f"{source}: {name} has dimensions {found.dims}, but the schema says {variable.dims}")
-    kind = "text" if found.dtype.kind in "OTU" else str(found.dtype)
-    if kind != variable.type:
-        raise ValueError(f"{source}: {name} has type {kind}, but the schema says {variable.type}")
+@cache  # numpy takes longer to spell a type than everything else here
+def _type(dtype: np.dtype) -> str:
+    return "text" if dtype.kind in "OTU" else str(dtype)
 
 
 def _table_faults(dataset: xr.Dataset, source: str) -> Iterator[str]:
-    columns = {name: dataset.variables[name].values.tolist() for name in ("model", "id", "status", "split")}
+    variables = dataset.variables
+    columns = {name: variables[name].values.tolist() for name in ("model", "id", "status", "split")}
     for name in ("model", "id"):
         for value in (value for value, count in Counter(columns[name]).items() if count > 1):
             yield f"{source}: two networks share the {name} {value}"
@@ -379,9 +383,10 @@ def _table_faults(dataset: xr.Dataset, source: str) -> Iterator[str]:
 
 
 def _network_faults(dataset: xr.Dataset, position: int, source: str) -> Iterator[str]:
+    variables, alone = dataset.variables, dataset.sizes["model"] == 1
+
     def values(name: str) -> np.ndarray:
-        variable = dataset.variables[name]
-        return np.asarray(variable.values[0] if dataset.sizes["model"] == 1 else variable[position].values)
+        return np.asarray(variables[name].values[0] if alone else variables[name][position].values)
 
     who = f"{source}: network {values('model').item()}"
     exports, evaluations = values("n_exports").item(), dataset.sizes["evaluation"]
@@ -392,7 +397,7 @@ def _network_faults(dataset: xr.Dataset, position: int, source: str) -> Iterator
     for name in _CURVES:
         if not np.isnan(values(f"curve_{name}")[exports:]).all():
             yield f"{who}: curve_{name} goes on after its {exports} evaluations"
-    for name in (name for name in VECTORS if name in dataset.variables):
+    for name in (name for name in VECTORS if name in variables):
         if sound and not all_finite(values(name)):
             yield f"{who} did not diverge, but has {name} that are not finite"
     unknown = not_measured(dataset.attrs)
