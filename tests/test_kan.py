@@ -1,9 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.interpolate import BSpline
 
-from nwslib.population import images
+from nwslib import space
+from nwslib.population import fitting, images, train
 from nwslib.population.networks import kan
 from nwslib.snapshots.layout import Layout
 
@@ -174,28 +177,28 @@ def test_layouts_name_every_edge():
         kan.layout(1, order=0)
 
 
-def test_a_network_learns_an_image():
-    pixels = images.load("digits", size=16).train_images[:2, ::2, ::2, :1].flatten(1, 2) / 255
-    architecture = {"width": 8, "depth": 1, "grid": 5, "order": 3}
-    layout = kan.layout(1, **architecture)
-    weights = kan.initial_weights(layout, torch.arange(2)).float()
-    losses = descend(kan.gradient(layout, coordinates(8), pixels, **architecture), weights, 300, 3e-2)
-    constant = pixels.var(1, correction=0)[:, 0]
-    assert (10 * torch.log10(constant / losses)).min() > 10  # dB beyond the best constant
+def test_an_image_network_is_fitted_far_beyond_the_best_constant():
+    design = space.sample("kan_image", 2, seed=1, dataset="digits", image_size=16, width=8, grid=8, steps=250)
+    sets = images.for_design(design)
+    for image, one in enumerate(train(design, sets, device="cpu", progress=False)):
+        pixels = sets["digits"].train_images[image, ..., :1].flatten(0, 1).double() / 255
+        constant = -10 * math.log10(pixels.var(correction=0))
+        psnr = one["psnr"].item()
+        assert psnr > constant + 7
+        layout = Layout.from_json(one.attrs["layout"])
+        module = kan.to_module(layout, torch.from_numpy(one["weights"].values[0, -1]).double())
+        error = (module(fitting.coordinates(16)) - pixels).square().mean().item()
+        assert -10 * math.log10(error) == pytest.approx(psnr, abs=1e-3)
 
 
 def test_a_classifier_learns_digits():
-    digits = images.load("digits", size=16)
-    train, test = (part[:, ::2, ::2, :1].float() / 255 for part in (digits.train_images, digits.test_images))
-    layout = kan.classifier({"image_size": 8, "width": 8, "depth": 1, "grid": 3, "order": 3}, channels=1, classes=10)
-    vector = kan.initial_weights(layout, torch.tensor([1])).float().requires_grad_()
-    optimizer = torch.optim.Adam([vector], lr=1e-2)
-    for step in range(100):
-        batch = torch.arange(64 * step, 64 * step + 64) % len(train)
-        logits = kan.outputs(split(layout, vector), train[None, batch])[0]
-        loss = torch.nn.functional.cross_entropy(logits, digits.train_labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    right = kan.outputs(split(layout, vector), test[None])[0].argmax(1) == digits.test_labels
-    assert right.float().mean() > 0.85
+    fixed = {"width": 8, "epochs": 4, "label_noise": [0.0], "learning_rate": [3e-3]}
+    design = space.sample("noisy_kan", 2, seed=1, dataset="digits", image_size=16, **fixed)
+    sets = images.for_design(design)
+    tests = sets["digits"].test_images[..., :1].permute(0, 3, 1, 2).float() / 255
+    for one in train(design, sets, device="cpu", progress=False):
+        stored = one["test_accuracy"].values[0]
+        assert stored[-1] > 0.7 > 0.3 > stored[0]
+        module = kan.to_module(Layout.from_json(one.attrs["layout"]), one["weights"].values[0, -1])
+        found = (module(tests).argmax(1) == sets["digits"].test_labels).float().mean().item()
+        assert found == pytest.approx(stored[-1], abs=1 / 360)
