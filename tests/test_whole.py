@@ -90,7 +90,9 @@ def test_the_best_epoch_on_held_out_networks_is_kept(population):
     vectors = torch.from_numpy(_train(population)["weights"].isel(snapshot=-1).values[held][:, None])
     codes = torch.from_numpy(np.searchsorted(reader.classes, _train(population)["activation"].values[held]))
     inputs = whole._prepared(reader, reader.module, vectors)
-    assert whole._validate(reader, reader.module, inputs, codes) == pytest.approx(reader.history[best], rel=1e-5)
+    assert whole._validate(reader, reader.module, inputs, codes, torch.arange(len(codes))) == pytest.approx(
+        reader.history[best], rel=1e-5
+    )
 
 
 def test_every_tensor_is_brought_to_mean_0_and_spread_1_by_the_training_networks(population, fitted):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nwslib.meta.fit import PRECISIONS, on_threads
 from nwslib.meta.labels import balance, from_scale, hold_out, refuse_seen, shuffle, task_of, to_scale
 from nwslib.meta.networks.dmc import parameter_count
-from nwslib.meta.runs import Runs, runs_view
+from nwslib.meta.runs import runs_view
 from nwslib.meta.statistics import score
 from nwslib.meta.views import Networks, readable, select
 from nwslib.population.device import resolve_device
@@ -162,11 +162,10 @@ class NetworkReader:
         self.layout, selected = _layout(networks, self.part, self.kinds)
         labels = self._learn_labels(networks, property, selected)
         labels = labels[shuffle(np.arange(len(labels)), self.seed)] if shuffled else labels
-        view = _view(self, data, "train", self.snapshot, device)
-        vectors = view.weights.view(len(labels), len(view.snapshots), -1)
+        vectors = _resident(self, data, "train", np.atleast_1d(self.snapshot).tolist(), device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), on_threads(self.threads):
             torch.manual_seed(self.seed)
-            module = _build(self, len(view.snapshots)).to(device)
+            module = _build(self, vectors.shape[1]).to(device)
             self.scale = None if getattr(module, "raw", False) else _scale(vectors, self.layout)
             orders = _orders(layout_of(_only(networks)), selected, self.seed).to(device) if self.augmented else None
             inputs = _prepared(self, module, vectors)
@@ -206,19 +205,12 @@ class NetworkReader:
         if _layout(networks, self.part, self.kinds)[0] != self.layout:
             raise ValueError(f"the reader learned on networks of another architecture: {self.layout.name}")
         asked = self.snapshot if snapshot is None else snapshot
-        moments = _moments(self, asked)
-        view = _view(self, data, "test", sorted({one for group in moments for one in group}), self._device)
-        vectors = view.weights.view(len(networks), len(view.snapshots), -1)
+        groups = _moments(self, asked)
+        moments = sorted({moment for group in groups for moment in group})
+        vectors = _resident(self, data, "test", moments, self._device)
         with on_threads(self.threads):
-            scores = [
-                _scores(
-                    self,
-                    self.module,
-                    _prepared(self, self.module, vectors[:, [view.snapshots.index(one) for one in group]]),
-                )
-                for group in moments
-            ]
-        found = self._described(networks, torch.stack(scores, dim=1).float().cpu().double().numpy(), moments)
+            scores = [self._read(vectors[:, [moments.index(moment) for moment in group]]) for group in groups]
+        found = self._described(networks, np.stack(scores, axis=1), groups)
         found.attrs = {
             "left_out": json.dumps(networks.left_out),
             "parameter_count": self.parameters,
@@ -260,6 +252,11 @@ class NetworkReader:
     @property
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+    def _read(self, vectors: Tensor) -> np.ndarray:
+        """Give the scores of vectors (m, s, w): (m, outputs or w), float64."""
+        inputs = _prepared(self, self.module, vectors)
+        return _scores(self, self.module, inputs, torch.arange(len(inputs))).cpu().double().numpy()
 
     def _learn_labels(self, networks: Networks, property: str | xr.DataArray, selected: np.ndarray) -> np.ndarray:
         """Give what the module is to learn: codes of the classes, standardised numbers on their scale, or masks."""
@@ -312,16 +309,14 @@ def _chosen(reader: NetworkReader) -> dict[str, Any]:
     return {name: getattr(reader, name) for name in _SELECTION}
 
 
-def _view(
-    reader: NetworkReader,
-    data: xr.Dataset | xr.DataTree,
-    split: str,
-    snapshots: int | Sequence[int],
-    device: torch.device,
-) -> Runs:
+def _resident(
+    reader: NetworkReader, data: xr.Dataset | xr.DataTree, split: str, snapshots: Sequence[int], device: torch.device
+) -> Tensor:
+    """Load the selected weights of some snapshots of all networks: (m, s, w)."""
     permuted = reader.permuted and split == "test"
-    options = {**_chosen(reader), "variable": reader.variable, "permuted": permuted}
-    return runs_view(data, None, split=split, snapshots=snapshots, device=device, resident="always", **options)
+    options = {**_chosen(reader), "variable": reader.variable, "permuted": permuted, "resident": "always"}
+    view = runs_view(data, None, split=split, snapshots=snapshots, device=device, **options)
+    return view.weights.view(len(view.networks), len(snapshots), view.length)
 
 
 def _only(networks: Networks) -> xr.Dataset:
@@ -378,10 +373,7 @@ def _build(reader: NetworkReader, snapshots: int) -> nn.Module:
 
 
 def _scale(vectors: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Learn the mean and the spread of each tensor, one number for each weight: twice (w,).
-
-    Of batches of networks, because a copy in higher precision of all would not always fit.
-    """
+    """Learn the mean and the spread of each tensor, one number for each weight: twice (w,)."""
     sizes = [tensor.size for tensor in layout.tensors]
     moments = []
     for tensor in vectors.split(sizes, dim=2):
@@ -402,10 +394,10 @@ def _orders(layout: Layout, selected: np.ndarray, seed: int) -> Tensor:
 
 
 def _prepared(reader: NetworkReader, module: nn.Module, vectors: Tensor) -> Tensor:
-    """Standardise vectors (m, s, w), and do what a module does to them once and for all."""
+    """Standardise vectors (m, s, w) in place, and do what a module does to them once and for all."""
     if reader.scale is not None:
         mean, spread = reader.scale
-        vectors = (vectors - mean) / spread
+        vectors.sub_(mean).div_(spread)
     if not hasattr(module, "prepare"):
         return vectors
     with torch.inference_mode():
@@ -417,9 +409,10 @@ def _train(
 ) -> tuple[nn.Module, list[float]]:
     """Train a module; give it as it was after the best epoch, and the loss on held-out networks after each."""
     held = hold_out(labels if labels.ndim == 1 else labels[:, 0], reader.validation, reader.seed)
-    learned, watched = np.flatnonzero(~held), torch.from_numpy(np.flatnonzero(held)).to(inputs.device)
+    learned, watched = np.flatnonzero(~held), torch.from_numpy(np.flatnonzero(held))
     targets = torch.from_numpy(labels).to(inputs.device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=reader.rate, weight_decay=reader.weight_decay)
+    fused = inputs.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(module.parameters(), lr=reader.rate, weight_decay=reader.weight_decay, fused=fused)
     draws = np.random.default_rng([reader.seed, 3])
     best, history = copy.deepcopy(module.state_dict()), []
     for epoch in range(reader.epochs):
@@ -433,7 +426,7 @@ def _train(
             _loss(_output(reader, module, seen), wanted).backward()
             nn.utils.clip_grad_norm_(module.parameters(), _LARGEST_NORM)
             optimizer.step()
-        history.append(_validate(reader, module, inputs[watched], targets[watched]))
+        history.append(_validate(reader, module, inputs, targets, watched))
         if history[-1] <= min(history):
             best = copy.deepcopy(module.state_dict())
     report("")
@@ -486,9 +479,9 @@ def _loss(scores: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tenso
     return nn.functional.cross_entropy(scores, wanted, weight=weight)
 
 
-def _validate(reader: NetworkReader, module: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
+def _validate(reader: NetworkReader, module: nn.Module, inputs: Tensor, targets: Tensor, rows: Tensor) -> float:
     """Give the loss on held-out networks, every class with the same weight."""
-    scores = _scores(reader, module, inputs)
+    scores, wanted = _scores(reader, module, inputs, rows), targets[rows.to(targets.device)]
     if wanted.is_floating_point():
         return float(_loss(scores, wanted))
     weight = 1 / torch.bincount(wanted, minlength=scores.shape[1]).clamp(min=1).to(scores.dtype)
@@ -496,6 +489,7 @@ def _validate(reader: NetworkReader, module: nn.Module, inputs: Tensor, wanted: 
 
 
 @torch.inference_mode()
-def _scores(reader: NetworkReader, module: nn.Module, inputs: Tensor) -> Tensor:
+def _scores(reader: NetworkReader, module: nn.Module, inputs: Tensor, rows: Tensor) -> Tensor:
+    """Give the scores of some networks, float32."""
     module.eval()
-    return torch.cat([_output(reader, module, some) for some in inputs.split(reader.batch)])
+    return torch.cat([_output(reader, module, inputs[some]) for some in rows.to(inputs.device).split(reader.batch)])
