@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import meta, population, snapshots, step
+from benchmarks import inr, meta, population, snapshots, step
 
-BENCHMARKS = {"meta": meta, "population": population, "snapshots": snapshots, "step": step}
+BENCHMARKS = {"inr": inr, "meta": meta, "population": population, "snapshots": snapshots, "step": step}
 
 
 def main() -> None:

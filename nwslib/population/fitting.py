@@ -97,7 +97,8 @@ def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared)
     Raises
     ------
     ValueError
-        Before anything is fitted: if a family, an optimiser or an initialisation is unknown, or an image set has no image of that number.
+        Before anything is fitted: if a family, an optimiser or an initialisation is unknown, or an image set has no
+        image of that number.
     """
     every = rows(design)
     _check(every, images)
