@@ -125,6 +125,23 @@ def test_the_best_reader_beats_others_only_by_more_than_the_interval():
         scoring.best(clear, {"DMC": ["DCM"]})
 
 
+def test_claims_and_words_name_the_best_reader_beside_the_plain_one():
+    one = scoring.row("a class", {"ours": right(0.95), "plain": right(0.6, 2)}, "accuracy")
+    table = scoring.together(one, scoring.row("a number", {"plain": noisy(0.1), "ours": noisy(1.0)}, "R2"))
+    said = scoring.in_words(scoring.best(table, {"statistics": ["plain"]}), "x_")
+    first, second = (
+        one["score"].max().item() for one in (table.sel(task="a class"), table.sel(task="a number", measure="R2"))
+    )
+    assert said["x_best"] == f"a class: ours ({first:.1%}); a number: plain (R2 {second:.3g})"
+    assert (said["x_tasks"], said["x_beats_statistics"], said["x_networks"]) == ("2", "1", str(NETWORKS))
+    assert said["x_first"] == "ours (1), plain (1)"
+    stated = scoring.claims(table, ["plain"], "a-figure")
+    assert [one["claim"] for one in stated] == ["a class by ours", "a number by plain"]
+    assert stated[0]["baseline"] == pytest.approx(scores.accuracy(right(0.6, 2)))
+    assert [one["chance"] for one in stated] == [scores.chance(right(0.95)), 0]
+    assert stated[1]["number"] == stated[1]["baseline"]
+
+
 def test_what_is_no_row_is_refused():
     with pytest.raises(ValueError, match=r"'accurate'\. Did you mean 'accuracy'"):
         scoring.row("a task", {"a": right(0.9)}, "accurate")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from nwslib.analysis.results import claim
 from nwslib.analysis.scores import accuracy_interval, chance, interval, per_network, r2, scaled, tau, tau_interval
 from nwslib.space import nearest
 
@@ -274,6 +275,76 @@ def best(table: xr.Dataset, over: Mapping[str, Iterable[str]]) -> xr.Dataset:
     ahead = xr.concat(list(lead.values()), "other").assign_coords(other=list(lead))
     ahead = ahead.rename({name: name.replace("behind", "ahead") for name in ahead.data_vars}).transpose("task", "other")
     return found.merge(ahead).assign(beaten=ahead["ahead_low"] > 0)
+
+
+def in_words(verdict: xr.Dataset, prefix: str = "") -> dict[str, str]:
+    """Say who is best at what, for the text of a page.
+
+    Parameters
+    ----------
+    verdict
+        From `best`.
+    prefix
+        In front of each name.
+
+    Returns
+    -------
+    dict of str to str
+        ``best``: of each task the reader and its score; ``tasks``: how many there are; ``networks``: on how many of
+        them each was tested; ``first``: how often each reader is the best; and for each word of ``other``, on how many
+        tasks its readers are beaten, ``beats_DMC``.
+    """
+    scores = [
+        f"{task}: {reader} ({score:.1%})" if counts == "accuracy" else f"{task}: {reader} ({counts} {score:.3g})"
+        for task, reader, score, counts in zip(
+            *(verdict[name].values.tolist() for name in ("task", "reader", "score", "counts")), strict=True
+        )
+    ]
+    names, times = np.unique(verdict["reader"].values, return_counts=True)
+    found = {"best": "; ".join(scores), "tasks": str(len(scores))}
+    found["networks"] = ", ".join(f"{count:,}" for count in dict.fromkeys(verdict["networks"].values.tolist()))
+    found["first"] = ", ".join(f"{names[place]} ({times[place]})" for place in np.argsort(-times, kind="stable"))
+    found |= {f"beats_{other}": str(int(verdict["beaten"].sel(other=other).sum())) for other in verdict["other"].values}
+    return {prefix + name: text for name, text in found.items()}
+
+
+def claims(table: xr.Dataset, plain: Iterable[str], figure: str) -> list[dict[str, object]]:
+    """State of each task how well its best reader reads it, with the baseline and the best plain reader beside it.
+
+    Parameters
+    ----------
+    table
+        From `row` or `together`.
+    plain
+        The plain readers.
+    figure
+        Name of the figure that shows it.
+
+    Returns
+    -------
+    list of dict
+        For `nwslib.analysis.results.save`.
+    """
+    verdict, plain = best(table, {"plain": plain}), list(plain)
+    found = []
+    for task in table["task"].values.tolist():
+        one, counts = verdict.sel(task=task), verdict["counts"].sel(task=task).item()
+        column = table.sel(task=task, measure=counts)
+        simple = column.sel(reader=plain)
+        simplest = simple["score"][int(simple["behind"].fillna(np.inf).argmin("reader"))].item()
+        found.append(
+            claim(
+                f"{task} by {one['reader'].item()}",
+                one["score"].item(),
+                (one["low"].item(), one["high"].item()),
+                chance=column["baseline"].item(),
+                baseline=simplest,
+                networks=one["networks"].item(),
+                figure=figure,
+                unit=counts,
+            )
+        )
+    return found
 
 
 def _check_readings(task: str, readings: Mapping[str, xr.Dataset], score: str) -> None:
