@@ -19,7 +19,6 @@ from nwslib.space.columns import COLUMNS, Column
 from nwslib.space.vocabulary import ARCHITECTURE, CONSTANTS, PROPERTIES, VOCABULARY, nearest
 
 _FIXED = {"filter_size": 5, "depth_conv": 3, "depth_fc": 2, "width_conv": 8, "width_fc": 128}
-_LOGARITHMIC = ("learning_rate", "weight_decay")
 _SMALL = {"image_size": 16, "filter_size": 3, "depth_conv": 3, "depth_fc": 2, "width_conv": 4, "width_fc": 32}
 
 
@@ -75,14 +74,25 @@ class Family:
 
 
 def _further(
-    name: str, task: str, architecture: str, drawn: Mapping[str, Any], known: Mapping[str, tuple], **constants: Any
+    name: str,
+    task: str,
+    *,
+    architecture: tuple[str, ...],
+    constants: Mapping[str, Any],
+    drawn: Mapping[str, Any] = MappingProxyType({}),
+    known: Mapping[str, tuple] = MappingProxyType({}),
 ) -> Family:
-    """Describe a family that the study doesn't have."""
-    constants = {"family": name, "task": task} | constants
-    known = {"family": (name,), "task": (task,)} | known
-    columns = [*drawn, *(column for column in constants if column not in ("family", "task"))]
-    shapes = ("family", "task", *architecture.split(), "dataset")
-    return Family(name, task, drawn, constants, known, shapes, ("seed", "split", *columns), _LOGARITHMIC)
+    """Describe a family that the study doesn't have, whose only optimiser is that of its constants."""
+    return Family(
+        name,
+        task,
+        drawn,
+        {"family": name, "task": task, **constants},
+        {"family": (name,), "task": (task,), "optimizer": (constants["optimizer"],), **known},
+        ("family", "task", "dataset", *architecture),
+        ("seed", "split", *drawn, *constants),
+        logarithmic=("learning_rate", "weight_decay"),
+    )
 
 
 _STUDY = Family(
@@ -94,54 +104,67 @@ _STUDY = Family(
     ARCHITECTURE,
     (*PROPERTIES, "seed", "split"),
 )
-_ADAM = {"optimizer": ("adam",)}
-_ONE_IMAGE = _ADAM | {"initialization": ("own", "shared")}
-_NOISY = {"dataset": ("mnist", "fashion", "kmnist"), "label_noise": (0.0, 1.0), "learning_rate": (3e-4, 3e-3)}
-_CLASSIFIER = {"image_size": 28, "epochs": 5, "batch_size": 64, "optimizer": "adam"}
-_SPLINES = {"grid": 5, "order": 3}
 _IMAGE = {
     "dataset": "mnist",
     "image_size": 28,
-    "initialization": "own",
     "steps": 1000,
     "optimizer": "adam",
+    "initialization": "own",
     "width": 32,
 }
-_LIM = {
-    "learning_rate": (0.005, 0.5),  # 0.5 x 10^-U(0, 2)
-    "weight_decay": (1e-5, 1e-1),  # 10^-U(1, 5)
-    "label_smoothing": (0.0, 0.2),
-    "epochs": tuple(range(10, 41)),
-}
+_OWN_OR_SHARED = {"initialization": ("own", "shared")}  # or all networks start from one draw
+_NOISY = {"dataset": ("mnist", "fashion", "kmnist"), "label_noise": (0.0, 1.0), "learning_rate": (3e-4, 3e-3)}
+_CLASSIFIER = {"image_size": 28, "epochs": 5, "batch_size": 64, "optimizer": "adam"}
+_SPLINES = {"grid": 5, "order": 3}
 _EVERY = (
     _STUDY,
-    _further("siren", "image", "width depth", {}, _ONE_IMAGE, **_IMAGE, depth=2, frequency=30.0, learning_rate=5e-4),
     _further(
-        "kan", "image", "width depth grid order", {}, _ONE_IMAGE, **_IMAGE, depth=1, learning_rate=1e-2, **_SPLINES
+        "siren",
+        "image",
+        architecture=("width", "depth"),
+        constants={**_IMAGE, "depth": 2, "frequency": 30.0, "learning_rate": 5e-4},
+        known=_OWN_OR_SHARED,
     ),
-    _further("smallcnn", "classify", "image_size width depth", _NOISY, _ADAM, **_CLASSIFIER, width=16, depth=3),
-    _further("mlp", "classify", "image_size width depth", _NOISY, _ADAM, **_CLASSIFIER, width=32, depth=2),
+    _further(
+        "kan",
+        "image",
+        architecture=("width", "depth", "grid", "order"),
+        constants={**_IMAGE, "depth": 1, **_SPLINES, "learning_rate": 1e-2},
+        known=_OWN_OR_SHARED,
+    ),
+    _further(
+        "smallcnn",
+        "classify",
+        architecture=("image_size", "width", "depth"),
+        constants={**_CLASSIFIER, "width": 16, "depth": 3},
+        drawn=_NOISY,
+    ),
+    _further(
+        "mlp",
+        "classify",
+        architecture=("image_size", "width", "depth"),
+        constants={**_CLASSIFIER, "width": 32, "depth": 2},
+        drawn=_NOISY,
+    ),
     _further(
         "kan",
         "classify",
-        "image_size width depth grid order",
-        _NOISY,
-        _ADAM,
-        **_CLASSIFIER,
-        width=32,
-        depth=1,
-        **_SPLINES,
+        architecture=("image_size", "width", "depth", "grid", "order"),
+        constants={**_CLASSIFIER, "width": 32, "depth": 1, **_SPLINES},
+        drawn=_NOISY,
     ),
     _further(
         "resnet8",
         "classify",
-        "",
-        _LIM,
-        {"optimizer": ("adamw",), "image_size": (16, 32)},
-        dataset="cifar10",
-        image_size=32,
-        batch_size=512,
-        optimizer="adamw",
+        architecture=(),
+        constants={"dataset": "cifar10", "image_size": 32, "batch_size": 512, "optimizer": "adamw"},
+        drawn={
+            "learning_rate": (0.005, 0.5),  # 0.5 x 10^-U(0, 2)
+            "weight_decay": (1e-5, 1e-1),  # 10^-U(1, 5)
+            "label_smoothing": (0.0, 0.2),
+            "epochs": tuple(range(10, 41)),
+        },
+        known={"image_size": (16, 32)},
     ),
 )
 
