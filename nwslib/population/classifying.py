@@ -20,10 +20,11 @@ A family is a module of `nwslib.population.networks` with
 
 ``IMAGES_AT_ONCE``
     Where the default does not suit: images of all networks in one pass, by kind of device. As many networks make a
-    block as have a batch in it; larger batches are computed in pieces, whose gradients are added.
+    block as have a batch in it, at least two; larger batches are computed in pieces, whose gradients are added.
 
 Networks that agree in their layout, what ``outputs`` takes and the batch size may share a block. On a CPU each core has
-a block of its own. Alone and in a crowd a network is the same up to rounding, which long training makes large.
+a block of its own, and there a network has the same bits alone and in any crowd; elsewhere, where products are batched,
+it is the same up to rounding, which long training makes large.
 """
 
 import importlib
@@ -39,6 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
@@ -64,6 +66,7 @@ IMAGES_AT_ONCE = {"cpu": 512, "cuda": 2**16}
 
 Rows = list[dict[str, Any]]
 
+_VECTOR = 32  # numbers that PyTorch's loops take at once
 _KEEP_A, _KEEP_V, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -179,19 +182,91 @@ def noisy_labels(seed: int, labels: Tensor, noise: float, classes: int) -> Tenso
     return labels.index_copy(0, replaced, (bits[len(labels) :] % classes)[replaced])
 
 
+def banks(images: Mapping[str, ImageSet], device: torch.device) -> dict[int, Bank]:
+    """Put image sets into banks, one for each number of channels: 1 for grey images, else 3.
+
+    Parameters
+    ----------
+    images
+        By name.
+    device
+        Where the banks shall be.
+
+    Returns
+    -------
+    dict of int to Bank
+        By channels.
+    """
+    found = {}
+    for channels in sorted({_channels(one) for one in images.values()}):
+        some = bank({name: one for name, one in images.items() if _channels(one) == channels}, device)
+        found[channels] = replace(some, images=some.images[..., :channels].contiguous())
+    return found
+
+
+def learner(
+    row: Mapping[str, Any],
+    family: ModuleType,
+    images: Mapping[str, ImageSet],
+    found: Mapping[int, Bank],
+    shared: Shared,
+) -> Learner:
+    """Prepare a network: its split, the noise in its labels, and the steps at which it is evaluated.
+
+    Parameters
+    ----------
+    row
+        Of the design.
+    family
+        Its module.
+    images
+        By name.
+    found
+        From `banks`, of these images.
+    shared
+        What all networks of the training share.
+
+    Returns
+    -------
+    Learner
+        Before its first step.
+    """
+    its = images[row["dataset"]]
+    one = member(row, found[_channels(its)])
+    targets = noisy_labels(row["seed"], one.labels, row.get("label_noise", 0.0), len(its.classes))
+    at, kept = np.unique(snapshot_steps(row["epochs"] * one.steps_per_epoch, shared.snapshots), return_inverse=True)
+    return Learner(one, found[_channels(its)], targets, _layout(row, family, its), at, kept)
+
+
 class Block:
-    """Networks in training side by side, and their stacked state, with ``m`` in front."""
+    """Networks in training side by side, and their stacked state, with ``m`` in front.
+
+    So that a network has the same bits in any company on a CPU, two are there at least, the second one idle if need be:
+    a single group is convolved by another kernel than several. And weight vectors are padded to whole vectors of the
+    processor: what does not fill one is rounded otherwise.
+
+    Parameters
+    ----------
+    family
+        Module of their family.
+    learners
+        The networks, of one layout and batch size.
+    shared
+        What all networks of the training share.
+    """
 
     def __init__(self, family: ModuleType, learners: list[Learner], shared: Shared) -> None:
-        self.family, self.learners, self.at_once = family, learners, _at_once(family, shared.device)
+        self.family, self.learners = family, learners
         first = learners[0]
         self.layout, self.images, self.batch = first.layout, first.images, first.one.row["batch_size"]
         self.forward = dict(_forward(family, first.one.row))
-        seeds = torch.tensor([learner.one.row["seed"] for learner in learners], device=shared.device)
-        self.weights = family.initial_weights(self.layout, seeds).to(shared.dtype)
-        self.a, self.v = torch.zeros_like(self.weights), torch.zeros_like(self.weights)  # Adam's two moments
+        self.piece = _piece(family, self.batch, shared.device)
         self.white = torch.tensor(255, dtype=shared.dtype, device=shared.device)
         self.steps = 0
+        seeds = torch.tensor([learner.one.row["seed"] for learner in self._padded(learners)], device=shared.device)
+        weights = family.initial_weights(self.layout, seeds).to(shared.dtype)
+        self.weights = F.pad(weights, (0, -self.layout.size % _VECTOR))
+        self.a, self.v = torch.zeros_like(self.weights), torch.zeros_like(self.weights)  # Adam's two moments
         self.correct = torch.zeros_like(seeds)  # right answers since its evaluation
         self.loss = self.weights.new_zeros(len(seeds))  # summed over the steps since then
         longest = max(learner.one.steps_per_epoch for learner in learners) * self.batch
@@ -199,8 +274,18 @@ class Block:
         self.targets = seeds.new_zeros(len(seeds), longest)  # and their labels
         self._describe()
 
+    @staticmethod
+    def _padded(some: list[Any]) -> list[Any]:
+        """Repeat what is alone."""
+        return some * 2 if len(some) == 1 else some
+
+    @property
+    def vectors(self) -> Tensor:
+        """The weight vectors, (m, w)."""
+        return self.weights[:, : self.layout.size]
+
     def _describe(self) -> None:
-        every = [learner.one.row for learner in self.learners]
+        every = [learner.one.row for learner in self._padded(self.learners)]
         self.decays = np.array([row.get("weight_decay", 0.0) for row in every])
         self.smoothing = self.weights.new_tensor([row.get("label_smoothing", 0.0) for row in every])[:, None]
         self.rates = np.zeros((len(every), max(learner.length for learner in self.learners)))
@@ -210,8 +295,9 @@ class Block:
     def keep(self, places: list[int]) -> None:
         """Go on with the networks at these places alone, at least one."""
         self.learners = [self.learners[place] for place in places]
+        index = torch.tensor(self._padded(places), device=self.weights.device)
         for name in ("weights", "a", "v", "correct", "loss", "orders", "targets"):
-            setattr(self, name, getattr(self, name)[torch.tensor(places, device=self.weights.device)])
+            setattr(self, name, getattr(self, name)[index])
         self._describe()
 
     def step(self) -> None:
@@ -231,13 +317,14 @@ class Block:
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Give each network's images, as places in the bank, and their labels: (m, b) both."""
-        starts = [self.steps % learner.one.steps_per_epoch * self.batch for learner in self.learners]
-        places = (torch.tensor(starts)[:, None] + torch.arange(self.batch)).to(self.orders.device)
+        lengths = [learner.one.steps_per_epoch for learner in self._padded(self.learners)]
+        starts = torch.tensor([self.steps % length * self.batch for length in lengths])
+        places = (starts[:, None] + torch.arange(self.batch)).to(self.orders.device)
         return self.orders.gather(1, places), self.targets.gather(1, places)
 
     def _gradient(self, index: Tensor, targets: Tensor) -> Tensor:
         """Give the gradient of every network, (m, w), and count right answers and losses."""
-        pieces = zip(index.split(self._piece, 1), targets.split(self._piece, 1), strict=True)
+        pieces = zip(index.split(self.piece, 1), targets.split(self.piece, 1), strict=True)
         gradients = [self._piece_gradient(*piece) for piece in pieces]
         return torch.stack(gradients).sum(0) if len(gradients) > 1 else gradients[0]
 
@@ -252,13 +339,9 @@ class Block:
         self.loss += losses.detach().sum(1) / self.batch
         return gradient
 
-    @property
-    def _piece(self) -> int:
-        """Images of each network in one pass."""
-        return max(1, self.at_once // len(self.learners))
-
     def _outputs(self, weights: Tensor, index: Tensor) -> Tensor:
-        parts = weights.split([tensor.size for tensor in self.layout.tensors], dim=1)
+        sizes = [tensor.size for tensor in self.layout.tensors]
+        *parts, _ = weights.split([*sizes, weights.shape[1] - self.layout.size], dim=1)
         tensors = {
             tensor.name: part.unflatten(1, tensor.shape)
             for tensor, part in zip(self.layout.tensors, parts, strict=True)
@@ -279,20 +362,20 @@ class Block:
         self.weights.sub_((self.a * column(rates * corrected_v**0.5 / corrected_a)).div_(root))
 
     def evaluate(self, places: list[int]) -> None:
-        """Note the weights, accuracies and loss of some networks."""
-        chosen = torch.tensor(places, device=self.weights.device)
+        """Note the weights, the accuracies and the loss of the networks at these places."""
+        chosen = torch.tensor(self._padded(places), device=self.weights.device)
         weights = self.weights[chosen]
-        vectors = weights.float().cpu().numpy()
-        accuracies = self._accuracies(weights, [self.learners[place].one for place in places])
+        vectors = self.vectors[chosen].float().cpu().numpy()
+        accuracies = self._accuracies(weights, self._padded([self.learners[place].one for place in places]))
+        right, loss = self.correct.tolist(), self.loss.tolist()
         for k, place in enumerate(places):
-            one = self.learners[place]
-            count = self.steps - one.steps
-            train = self.correct[place].item() / (count * self.batch) if count else np.nan
-            loss = self.loss[place].item() / count if count else np.nan
-            for name, value in zip(CURVES, (train, *accuracies[k], loss), strict=True):
-                one.curves.setdefault(name, []).append(value)
-            one.weights.append(vectors[k])
-            one.steps = self.steps
+            learner = self.learners[place]
+            steps = self.steps - learner.steps
+            means = (right[place] / (steps * self.batch), loss[place] / steps) if steps else (np.nan, np.nan)
+            for name, value in zip(CURVES, (means[0], *accuracies[k], means[1]), strict=True):
+                learner.curves.setdefault(name, []).append(value)
+            learner.weights.append(vectors[k])
+            learner.steps = self.steps
         self.correct[chosen] = 0
         self.loss[chosen] = 0
 
@@ -301,9 +384,8 @@ class Block:
         """Give validation and test accuracy of each."""
         listed = [torch.cat((one.valid, one.test)) for one in members]
         index = torch.nn.utils.rnn.pad_sequence(listed, batch_first=True)
-        right = [
-            self._outputs(weights, part).argmax(-1) == self.images.labels[part] for part in index.split(self._piece, 1)
-        ]
+        pieces = F.pad(index, (0, -index.shape[1] % self.piece)).split(self.piece, 1)
+        right = [self._outputs(weights, part).argmax(-1) == self.images.labels[part] for part in pieces]
         right = torch.cat(right, 1).cpu().numpy()
         ends = [(len(one.valid), len(one.valid) + len(one.test)) for one in members]
         return [(right[k, :valid].mean(), right[k, valid:end].mean()) for k, (valid, end) in enumerate(ends)]
@@ -353,15 +435,6 @@ class _Watch:
             status_line.report("")
 
 
-def _banks(images: Mapping[str, ImageSet], device: torch.device) -> dict[int, Bank]:
-    """Put image sets into a bank for each number of channels."""
-    banks = {}
-    for channels in {_channels(one) for one in images.values()}:
-        some = bank({name: one for name, one in images.items() if _channels(one) == channels}, device)
-        banks[channels] = replace(some, images=some.images[..., :channels].contiguous())
-    return banks
-
-
 def _channels(images: ImageSet) -> int:
     return 1 if images.grey else 3
 
@@ -378,7 +451,7 @@ def _blocks(
     ordered = sorted(every, key=lambda row: (kinds[row["model"]], -row["epochs"]))
     for (_, _, batch), group in groupby(ordered, lambda row: kinds[row["model"]]):
         some = list(group)
-        most = max(1, shared.slots // threads if shared.slots else _at_once(family, shared.device) // batch)
+        most = max(1, shared.slots // threads) if shared.slots else _networks(family, batch, shared.device)
         count = min(len(some), -(-len(some) // (most * threads)) * threads)
         for part in np.array_split(np.arange(len(some)), count):
             yield [some[k] for k in part]
@@ -386,6 +459,16 @@ def _blocks(
 
 def _at_once(family: ModuleType, device: torch.device) -> int:
     return getattr(family, "IMAGES_AT_ONCE", IMAGES_AT_ONCE)["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _networks(family: ModuleType, batch: int, device: torch.device) -> int:
+    """Give the networks of a block, unless the user says it."""
+    return max(2, _at_once(family, device) // batch)
+
+
+def _piece(family: ModuleType, batch: int, device: torch.device) -> int:
+    """Give the images of each network in one pass: as many however many networks there are."""
+    return max(1, _at_once(family, device) // _networks(family, batch, device))
 
 
 def _forward(family: ModuleType, row: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -401,13 +484,13 @@ def _results(
 ) -> Iterator[xr.Dataset]:
     """Train blocks, one on each thread; two more per thread may wait for their reader."""
     stop, before = threading.Event(), torch.get_num_threads()
-    banks = _banks(images, shared.device)
+    found = banks(images, shared.device)
 
     def trained(some: Rows) -> Iterator[xr.Dataset]:
-        learners = [_learner(row, family, banks, images[row["dataset"]], shared) for row in some]
+        learners = [learner(row, family, images, found, shared) for row in some]
         yield from _train(Block(family, learners, shared), shared, stop)
 
-    if threads == 1:
+    if shared.device.type != "cpu":
         for some in blocks:
             yield from trained(some)
         return
@@ -425,16 +508,6 @@ def _results(
         stop.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # what threads that start later would have
-
-
-def _learner(
-    row: Mapping[str, Any], family: ModuleType, banks: Mapping[int, Bank], images: ImageSet, shared: Shared
-) -> Learner:
-    everything = banks[_channels(images)]
-    one = member(row, everything)
-    targets = noisy_labels(row["seed"], one.labels, row.get("label_noise", 0.0), len(images.classes))
-    at, kept = np.unique(snapshot_steps(row["epochs"] * one.steps_per_epoch, shared.snapshots), return_inverse=True)
-    return Learner(one, everything, targets, _layout(row, family, images), at, kept)
 
 
 def _train(block: Block, shared: Shared, stop: threading.Event) -> Iterator[xr.Dataset]:
