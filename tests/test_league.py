@@ -119,6 +119,7 @@ def test_the_best_reader_beats_others_only_by_more_than_the_interval():
     assert found["beaten"].sel(other="statistics").values.tolist() == [True, False, False]
     assert np.isnan(found["ahead"].sel(task="close", other="statistics"))
     assert found["ahead"].sel(task="lost", other="statistics").item() == 0
+    assert np.isnan(scoring.best(clear, {"nobody": []})["ahead"]).all()
     gap = scores.accuracy(right(0.95)) - scores.accuracy(right(0.5, 1))
     assert found["ahead"].sel(task="clear", other="DMC").item() == pytest.approx(gap)
     with pytest.raises(ValueError, match=r"unknown reader 'DCM'\. Did you mean 'DMC'"):

@@ -270,7 +270,7 @@ def best(table: xr.Dataset, over: Mapping[str, Iterable[str]]) -> xr.Dataset:
     found = own.isel(reader=first).reset_coords("reader").assign(counts=counts)
     lead = {}
     for word, names in over.items():
-        some = table[["behind", "behind_low", "behind_high"]].sel(reader=list(names))
+        some = table[["behind", "behind_low", "behind_high"]].where(table["reader"].isin(list(names)))
         lead[word] = some.isel(reader=some["behind"].fillna(np.inf).argmin("reader")).drop_vars("reader")
     ahead = xr.concat(list(lead.values()), "other").assign_coords(other=list(lead))
     ahead = ahead.rename({name: name.replace("behind", "ahead") for name in ahead.data_vars}).transpose("task", "other")
