@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_values_are_uniform_and_properties_independent():
 def test_a_longer_design_begins_with_the_shorter_one():
     long, short = sample("nws_main", 130, seed=5), sample("nws_main", 77, seed=5)
     assert long.isel(model=slice(0, 77)).equals(short)
+
+
+@pytest.mark.parametrize(
+    ("collection", "digest"),
+    [("nws_main", "59a69d94a4c97b4e"), ("nws_fixed", "8fc4bc699cc8226b"), ("nws_small", "196f84b77da1a739")],
+)
+def test_rows_are_those_that_populations_were_begun_with(collection, digest):
+    keys = row_keys(sample(collection, 100, seed=0))
+    assert hashlib.sha256(repr(keys).encode()).hexdigest()[:16] == digest
 
 
 def test_seeds_give_different_designs_and_every_network_its_own_seed():

@@ -249,7 +249,8 @@ def _pick(name: str, values: tuple, draws: np.ndarray, family: Family) -> np.nda
     share = (draws >> np.uint64(11)).astype("float64") * 2.0**-53  # in [0, 1)
     low, high = min(values), max(values)
     if name in family.logarithmic and low < high:
-        return low * (high / low) ** share
+        # The last bits of a power differ between machines, and with them a network would be another one.
+        return np.clip([float(f"{value:.6g}") for value in low * (high / low) ** share], low, high)
     return low + (high - low) * share
 
 
