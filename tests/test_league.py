@@ -235,6 +235,26 @@ def test_a_learning_curve_ends_where_the_league_is(population):
         learning_curve(task, READERS, [train + 1], workers=1)
 
 
+def test_by_one_seed_the_fewer_networks_are_among_the_more_and_classes_stay_balanced(population, monkeypatch):
+    learned, fit = [], meta.StatisticsReader.fit
+
+    def noted(self, data, property, **options):
+        learned.append(data.isel(model=data["split"].values == "train"))
+        return fit(self, data, property, **options)
+
+    monkeypatch.setattr(meta.StatisticsReader, "fit", noted)
+    task = Task("the optimizer", population, "optimizer")
+    learning_curve(task, {"vector": READERS["vector"]}, [6, 12, 24], [0, 1], workers=1)
+    names = [set(one["id"].values.tolist()) for one in learned]  # by count, then by seed
+    assert [len(one) for one in names] == [6, 6, 12, 12, 24, 24]
+    assert names[0] < names[2] < names[4]
+    assert names[1] < names[3] < names[5]
+    assert names[0] != names[1]
+    share = (population["optimizer"].values[population["split"].values == "train"] == "adam").mean()
+    for one in learned:
+        assert abs((one["optimizer"].values == "adam").sum() - share * one.sizes["model"]) <= 1
+
+
 def test_masks_are_a_task_as_any_other(population, masks, tmp_path, monkeypatch):
     readers = {"place": WeightReader("place"), "boosting": WeightReader(samples=3000)}
     task = Task("a mask", population, masks=masks)
