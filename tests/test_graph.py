@@ -2,8 +2,9 @@ import pytest
 import torch
 from families import LAYOUTS
 
-from nwslib.meta.networks import graph
+from nwslib.meta.networks import graph, probe
 from nwslib.snapshots.units import permutation
+from nwslib.snapshots.wiring import wiring
 
 FAMILIES = pytest.mark.parametrize("family", LAYOUTS)
 
@@ -19,10 +20,12 @@ def built(layout, **changes):
 
 
 @torch.no_grad()
-def read(family, per_weight, consistent=True):
+def read(family, per_weight, consistent=True, probes=0):
     """Give what is read of networks with their units permuted, and what of those as they were."""
     layout = LAYOUTS[family]
-    network, whole = built(layout, per_weight=per_weight).double(), vectors(layout, 3, 2)
+    network, whole = built(layout, per_weight=per_weight, probes=probes).double(), vectors(layout, 3, 2)
+    network(whole[..., torch.randperm(layout.size)])  # in training, with probes, it learns the scale of tensors
+    network.eval()
     index = torch.from_numpy(permutation(layout, 5, consistent=consistent))
     found = network(whole)
     return network(whole[..., index]), found[:, index] if per_weight else found
@@ -41,6 +44,55 @@ def test_networks_with_permuted_units_are_the_same_to_it(family, per_weight):
 def test_networks_that_were_permuted_inconsistently_are_others_to_it(family, per_weight):
     found, expected = read(family, per_weight, consistent=False)
     assert (found - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", probe.DENSE_FAMILIES)
+@pytest.mark.parametrize("per_weight", [False, True])
+def test_probed_units_obey_both_laws(family, per_weight):
+    found, expected = read(family, per_weight, probes=4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    found, expected = read(family, per_weight, probes=4, consistent=False)
+    assert (found - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", probe.DENSE_FAMILIES)
+@torch.no_grad()
+def test_units_are_read_by_what_they_add_up_for_each_input(family):
+    layout, whole = LAYOUTS[family], vectors(LAYOUTS[family], 2, 1)
+    inputs = probe.learned_inputs(layout, 3).double()()
+    answers = probe.layer_answers(layout, whole, inputs)
+    assert list(answers) == list(wiring(layout).nodes)[1:]
+    sizes = [(2, 1, 3, len(nodes.weights)) for nodes in list(wiring(layout).nodes.values())[1:]]
+    assert [tuple(answer.shape) for answer in answers.values()] == sizes
+    if family == "kan":
+        return
+    tensors = {t.name: whole[:, 0, layout.slices[t.name]].unflatten(1, t.shape) for t in layout.tensors}
+    follows = torch.sin if family == "siren" else torch.relu
+    seen = follows(30 * answers["dense1"] if family == "siren" else answers["dense1"])[:, 0]
+    expected = seen @ tensors["dense2.kernel"].mT + tensors["dense2.bias"][:, None]
+    torch.testing.assert_close(answers["dense2"][:, 0], expected)
+
+
+def test_with_probes_it_brings_weights_to_the_scale_that_it_saw_in_training():
+    layout, whole = LAYOUTS["siren"], vectors(LAYOUTS["siren"], 4)
+    network = built(layout, snapshots=1, probes=4).double()
+    assert network.raw
+    assert not built(layout).raw
+    probing = network.probing
+    for part in whole.split(2):
+        probing.standardized(5 * part + 3)
+    probing.eval()
+    for place in layout.slices.values():
+        found = probing.standardized(5 * whole + 3)[..., place]
+        assert found.mean().item() == pytest.approx(0, abs=1e-9)
+        assert found.std(correction=0).item() == pytest.approx(1)
+    alone = probing.standardized(5 * whole[:1] + 3)
+    torch.testing.assert_close(alone, probing.standardized(5 * whole + 3)[:1])
+
+
+def test_layers_that_are_not_dense_are_not_probed():
+    with pytest.raises(ValueError, match=r"units of family 'cnn' can't be probed, dense ones can: kan, mlp, siren"):
+        built(LAYOUTS["cnn"], probes=4)
 
 
 @FAMILIES

@@ -15,6 +15,9 @@ from nwslib.space import VOCABULARY, nearest
 ACTIVATIONS = tuple(VOCABULARY["activation"])
 
 _FAMILIES = {"cnn": cnn, "kan": kan, "mlp": mlp, "resnet8": resnet, "siren": siren, "smallcnn": smallcnn}
+#: Families whose layers are all dense, so that a unit answers to an input with one number.
+DENSE_FAMILIES = ("kan", "mlp", "siren")
+
 _LATENT, _CHANNELS = 32, 16  # of the generator of images
 _PROBES = {"coordinates": 256, "images": 32}
 
@@ -80,9 +83,8 @@ class Probe(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.activations, self.settings = layout, tuple(activations), settings
-        shape = _image_shape(layout, image_size)
-        probes = _PROBES["images" if shape else "coordinates"] if probes is None else probes
-        self.inputs = _Images(probes, *shape) if shape else _Points(probes)
+        self.inputs = learned_inputs(layout, probes, image_size)
+        probes = len(self.inputs.codes)
         answers = snapshots * probes * _outputs(layout) * (len(activations) if layout.family == "cnn" else 1)
         hidden = [nn.Linear(answers, width), nn.ReLU(), nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU()]
         self.reader = nn.Sequential(*hidden, nn.Linear(width, outputs))
@@ -105,9 +107,8 @@ class Probe(nn.Module):
         torch.Tensor
             Shape (b, s, probes, o): outputs of the network, of family cnn with each activation in turn.
         """
-        weights, inputs = vectors.flatten(0, 1), self.inputs()
-        tensors = {t.name: weights[:, self.layout.slices[t.name]].unflatten(1, t.shape) for t in self.layout.tensors}
-        family = _FAMILIES[self.layout.family]
+        weights, inputs, family = vectors.flatten(0, 1), self.inputs(), _FAMILIES[self.layout.family]
+        tensors = _tensors(self.layout, weights)
         if family is cnn:
             images = inputs[:, :, :, None].expand(-1, -1, -1, len(weights), -1)
             found = torch.cat([_study_answers(tensors, images, name) for name in self.activations], dim=2)
@@ -159,6 +160,63 @@ def build(layout: Layout, snapshots: int, outputs: int, *, per_weight: bool = Fa
     return Probe(layout, snapshots, outputs, **more)
 
 
+def learned_inputs(layout: Layout, probes: int | None = None, image_size: int = 16) -> nn.Module:
+    """Give inputs that can be learned, such as networks of a layout read.
+
+    Parameters
+    ----------
+    layout
+        Of the networks.
+    probes
+        How many; None: 256 points or 32 images.
+    image_size
+        Side of the images, in pixels, where the layout leaves it open.
+
+    Returns
+    -------
+    torch.nn.Module
+        Without arguments, gives points (b, 2) between -1 and 1, or images (b, y, x, c) between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a network reads neither 2 coordinates nor a square image.
+    """
+    shape = _image_shape(layout, image_size)
+    probes = _PROBES["images" if shape else "coordinates"] if probes is None else probes
+    return _Images(probes, *shape) if shape else _Points(probes)
+
+
+def layer_answers(layout: Layout, vectors: Tensor, inputs: Tensor, **settings: Any) -> dict[str, Tensor]:
+    """Pass inputs through networks of dense layers, and give what every layer adds up.
+
+    Parameters
+    ----------
+    layout
+        Of the networks, of a family in `DENSE_FAMILIES`.
+    vectors
+        Weights, shape (b, s, w).
+    inputs
+        From `learned_inputs`.
+    **settings
+        As for `Probe`.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        By layer, shape (b, s, probes, units), before the activation.
+    """
+    tensors = _tensors(layout, vectors.flatten(0, 1))
+    shared = inputs if inputs.dim() == 2 else inputs.expand(vectors.shape[:2].numel(), *inputs.shape)
+    found, before = {}, {}
+    for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
+        own = {name: value for name, value in tensors.items() if name.startswith(f"{layer}.")}
+        last = {name.replace(layer, "output", 1): value for name, value in own.items()}  # no activation behind it
+        answers = _FAMILIES[layout.family].outputs(before | last, shared, **settings)
+        found[layer], before = answers.unflatten(0, vectors.shape[:2]), before | own
+    return found
+
+
 class _Points(nn.Module):
     """Learned points between -1 and 1 in both coordinates, spread at random at first."""
 
@@ -191,6 +249,10 @@ class _Images(nn.Module):
         rows, columns = self.shape
         images = self.rest(self.first(self.codes))[:, :, :rows, :columns]
         return torch.sigmoid(images).permute(0, 2, 3, 1)
+
+
+def _tensors(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
+    return {t.name: weights[:, layout.slices[t.name]].unflatten(1, t.shape) for t in layout.tensors}
 
 
 def _study_answers(tensors: Mapping[str, Tensor], images: Tensor, activation: str) -> Tensor:
