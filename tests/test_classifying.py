@@ -56,7 +56,7 @@ def _train(design, sets, *arguments, **options):
 
 
 def _module(family):
-    return importlib.import_module(f"nwslib.population.networks.{classifying.FAMILIES[family]}")
+    return importlib.import_module(classifying.FAMILIES[family])
 
 
 def _train_plainly(row, sets, steps):

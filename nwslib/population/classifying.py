@@ -52,8 +52,10 @@ from nwslib.population.slots import Bank, Member, bank, member, rows
 from nwslib.snapshots.layout import Layout
 from nwslib.space import nearest
 
-#: Module of `nwslib.population.networks` for each family.
-FAMILIES = {"mlp": "mlp", "smallcnn": "smallcnn", "kan": "kan", "resnet8": "resnet"}
+_NETWORKS = "nwslib.population.networks"
+
+#: The module of each family; one of one's own is added here, as well as to `nwslib.space.FAMILIES`.
+FAMILIES = {name: f"{_NETWORKS}.{name}" for name in ("mlp", "smallcnn", "kan")} | {"resnet8": f"{_NETWORKS}.resnet"}
 
 #: The epoch of the highest rate in a triangular schedule; half way where that comes first.
 PEAK = 5
@@ -401,7 +403,7 @@ def _check(every: Rows, images: Mapping[str, ImageSet], device: torch.device) ->
 
 
 def _trained(every: Rows, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
-    family = importlib.import_module(f"nwslib.population.networks.{FAMILIES[every[0]['family']]}")
+    family = importlib.import_module(FAMILIES[every[0]["family"]])
     threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
     threads = min(threads, shared.slots or threads)
     watch = _Watch(len(every), shared.progress)

@@ -72,6 +72,11 @@ class Family:
         """The columns that tell networks apart, sorted."""
         return tuple(sorted(self.columns))
 
+    def renamed(self, name: str) -> "Family":
+        """Describe a family of another name, of whose networks a design says the same."""
+        own = {"family": name}
+        return replace(self, name=name, constants={**self.constants, **own}, known={**self.known, "family": (name,)})
+
 
 def _further(
     name: str,
@@ -168,23 +173,21 @@ _EVERY = (
     ),
 )
 
-#: Every family, by name and task.
-FAMILIES: Mapping[tuple[str, str | None], Family] = MappingProxyType({(one.name, one.task): one for one in _EVERY})
+#: Every family, by name and task. A family of one's own is added here: `Family.renamed` makes it from another.
+FAMILIES: dict[tuple[str, str | None], Family] = {(one.name, one.task): one for one in _EVERY}
 
 #: What a collection fixes: its family and task (where none is named, the study's), and in the study properties.
-COLLECTIONS: Mapping[str, dict] = MappingProxyType(
-    {
-        "nws_main": {},
-        "nws_fixed": _FIXED,
-        "nws_small": _SMALL,
-        "siren": {"family": "siren", "task": "image"},
-        "kan_image": {"family": "kan", "task": "image"},
-        "noisy_cnn": {"family": "smallcnn", "task": "classify"},
-        "noisy_mlp": {"family": "mlp", "task": "classify"},
-        "noisy_kan": {"family": "kan", "task": "classify"},
-        "resnet8": {"family": "resnet8", "task": "classify"},
-    }
-)
+COLLECTIONS: dict[str, dict[str, Any]] = {
+    "nws_main": {},
+    "nws_fixed": _FIXED,
+    "nws_small": _SMALL,
+    "siren": {"family": "siren", "task": "image"},
+    "kan_image": {"family": "kan", "task": "image"},
+    "noisy_cnn": {"family": "smallcnn", "task": "classify"},
+    "noisy_mlp": {"family": "mlp", "task": "classify"},
+    "noisy_kan": {"family": "kan", "task": "classify"},
+    "resnet8": {"family": "resnet8", "task": "classify"},
+}
 
 
 def family_of(design: xr.Dataset | Mapping[str, Any]) -> Family:
@@ -212,11 +215,11 @@ def family_of(design: xr.Dataset | Mapping[str, Any]) -> Family:
     'image'
     """
     if isinstance(design, xr.Dataset) and not design.sizes.get("model"):
-        return next((one for one in _EVERY if set(one.columns) <= set(design.variables)), _STUDY)
+        return next((one for one in FAMILIES.values() if set(one.columns) <= set(design.variables)), _STUDY)
     name, task = _only(design, "family") or "cnn", _only(design, "task")
-    tasks = [one for one in _EVERY if one.name == name]
+    tasks = [one for one in FAMILIES.values() if one.name == name]
     if not tasks:
-        raise ValueError(f"unknown family {name!r}. {nearest(name, [one.name for one in _EVERY])}")
+        raise ValueError(f"unknown family {name!r}. {nearest(name, [one.name for one in FAMILIES.values()])}")
     if task is None and len(tasks) > 1:
         raise ValueError(
             f"networks of the family {name!r} have several tasks: {[one.task for one in tasks]}. Say which"
