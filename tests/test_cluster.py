@@ -259,6 +259,8 @@ def test_what_is_wrong_is_said_before_anything_is_trained(local, digits, bars):
     train = partial(cluster.train, designed(2), digits, client=local)
     with pytest.raises(ValueError, match=r"needs the image set 'digits'. Did you mean 'digit'"):
         cluster.train(designed(2), {"digit": digits["digits"]}, client=local)
+    with pytest.raises(ValueError, match="a cluster trains networks of the family 'cnn', not 'siren'"):
+        cluster.train(space.sample("siren", 2, seed=0), digits, client=local)
     with pytest.raises(ValueError, match="rows_per_task must be a whole number, at least 1, not 0"):
         train(rows_per_task=0)
     with pytest.raises(ValueError, match="retries must be a whole number, at least 0, not -1"):

@@ -51,3 +51,8 @@ def test_the_trace_of_initialization_is_there_from_the_start():
         for value in ("constant", "glorot_normal")
     ]
     assert not np.array_equal(*first)
+
+
+def test_other_families_are_refused():
+    with pytest.raises(ValueError, match="fake networks are of the family 'cnn', not 'siren'"):
+        next(fake.population(sample("siren", 2, seed=0)))

@@ -113,7 +113,8 @@ def train(
     Raises
     ------
     ValueError
-        Before anything is trained: as `nwslib.population.train`, or if a worker has several threads.
+        Before anything is trained: as `nwslib.population.train`, if the networks are of another family than ``"cnn"``,
+        or if a worker has several threads.
     RuntimeError
         If workers differ in device, versions or images from each other or from this machine, there are more workers
         than GPUs on one machine, if network after network fails and none finishes, or a cluster that was started here
@@ -127,6 +128,11 @@ def train(
     network.
     """
     design = space.complete(design)
+    if space.family_of(design).name != "cnn":
+        raise ValueError(
+            f"a cluster trains networks of the family 'cnn', not {space.family_of(design).name!r}: those are trained "
+            "faster than they travel, so train them with nwslib.population.train"
+        )
     for name, number, least in (("rows_per_task", rows_per_task, 1), ("retries", retries, 0)):
         if number is not None and (not isinstance(number, int) or number < least):
             raise ValueError(f"{name} must be a whole number, at least {least}, not {number!r}")

@@ -13,7 +13,7 @@ import xarray as xr
 from nwslib import __version__
 from nwslib.snapshots.layout import Layout, Tensor
 from nwslib.snapshots.schema import SCHEMA_VERSION, SNAPSHOTS
-from nwslib.space import CONSTANTS, PROPERTIES, VOCABULARY, complete, switch_columns
+from nwslib.space import CONSTANTS, PROPERTIES, VOCABULARY, complete, family_of, switch_columns
 
 _PARAMETERS = {"fake": True, "max_epochs": 40}
 _CREATED = "2020-01-01T00:00:00+00:00"
@@ -36,6 +36,11 @@ def population(design: xr.Dataset, *, signal: float = 0.3, diverged: Collection[
     xarray.Dataset
         What `network` gives.
 
+    Raises
+    ------
+    ValueError
+        If the design is of another family than ``"cnn"``.
+
     Examples
     --------
     >>> from nwslib.space import sample
@@ -43,6 +48,8 @@ def population(design: xr.Dataset, *, signal: float = 0.3, diverged: Collection[
     [1676, 1676]
     """
     design = complete(design)
+    if family_of(design).name != "cnn":
+        raise ValueError(f"fake networks are of the family 'cnn', not {family_of(design).name!r}")
     for position in range(design.sizes["model"]):
         row = design.isel(model=[position])
         yield network(row, signal=signal, diverged=row["model"].item() in diverged)
