@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import xarray as xr
 
 from nwslib import snapshots, space
 from nwslib.population import images, rebuild, train
@@ -92,9 +91,30 @@ def test_what_cannot_be_rebuilt_is_refused(population):
         rebuild.module(tree, 0, 21)
     with pytest.raises(ValueError, match="has no 'activation'"):
         rebuild.module(node.drop_vars("activation"), node["model"].values[0].item())
-    foreign = xr.Dataset(node.coords, attrs={"layout": node.attrs["layout"].replace('"cnn"', '"siren"')})
-    with pytest.raises(ValueError, match=r"family 'siren' can't be rebuilt\. Known: 'cnn'"):
+    foreign = node.assign_attrs(layout=node.attrs["layout"].replace('"cnn"', '"siran"'))
+    with pytest.raises(ValueError, match=r"family 'siran' can't be rebuilt\. Did you mean 'siren'"):
         rebuild.module(foreign, node["model"].values[0].item())
     one = sets["digits"]
     with pytest.raises(ValueError, match=r"one label for each of at least one image, not 3, 4"):
         rebuild.accuracy(rebuild.module(tree, 0), one.test_images[:4], one.test_labels[:3])
+
+
+@pytest.mark.parametrize("collection", ["noisy_cnn", "noisy_mlp", "noisy_kan"])
+def test_a_rebuilt_classifier_of_any_family_is_as_good_as_it_was(collection):
+    design = space.sample(collection, 1, seed=0, dataset="digits", image_size=14, epochs=1, width=4)
+    digits = images.load("digits", size=14)
+    trained = next(train(design, {"digits": digits}, progress=False))
+    found = rebuild.accuracy(rebuild.module(trained, 0), digits.test_images[..., :1], digits.test_labels)
+    assert abs(found - trained["test_accuracy"].values[0, -1]) < 2e-4
+
+
+@pytest.mark.parametrize("collection", ["siren", "kan_image"])
+def test_a_rebuilt_image_network_gives_its_image(collection):
+    design = space.sample(collection, 1, seed=0, dataset="digits", image_size=14, steps=40)
+    digits = images.load("digits", size=14)
+    trained = next(train(design, {"digits": digits}, progress=False))
+    rows = torch.linspace(-1, 1, 14)
+    with torch.no_grad():
+        pixels = rebuild.module(trained, 0)(torch.cartesian_prod(rows, rows))
+    error = (pixels[:, 0] - digits.train_images[0, :, :, 0].flatten() / 255).square().mean().item()
+    assert error == pytest.approx(trained["train_loss"].values[0, -1], rel=1e-3)

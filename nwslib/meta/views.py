@@ -17,11 +17,12 @@ VARIABLES = ("weights", "updates")
 PARTS = ("all", "convolution", "dense")
 PERCENTILES = (1, 25, 50, 75, 99)
 STATISTICS = ("mean", "variance", "skewness", *(f"{percentile} %" for percentile in PERCENTILES))
+_EDGES = ("kernel", "base", "spline", "coefficients")  # of one unit to another; all but the first in splines
 KINDS = {
-    "all": ("kernel", "bias", "beta", "gamma", "mean", "variance"),
-    "trained": ("kernel", "bias", "beta", "gamma"),
-    "without batch norm": ("kernel", "bias"),
-    "kernels": ("kernel",),
+    "all": (*_EDGES, "bias", "beta", "gamma", "mean", "variance"),
+    "trained": (*_EDGES, "bias", "beta", "gamma"),
+    "without batch norm": (*_EDGES, "bias"),
+    "kernels": _EDGES,
     "batch norm": ("beta", "gamma", "mean", "variance"),
 }
 

@@ -8,8 +8,8 @@ from nwslib.population.networks import to_module
 from nwslib.snapshots import layout_of
 from nwslib.space import nearest
 
-_FAMILIES = ("cnn",)
-_NEEDED = ("weights", "activation")
+#: What the weights of a family don't tell.
+_NEEDED = {"cnn": ("activation",), "kan": ("order",), "siren": ("frequency",)}
 
 
 def module(population: xr.Dataset | xr.DataTree, model: int, snapshot: int | None = None) -> nn.Module:
@@ -27,8 +27,9 @@ def module(population: xr.Dataset | xr.DataTree, model: int, snapshot: int | Non
     Returns
     -------
     torch.nn.Module
-        Takes images of shape (b, c, y, x) with values in [0, 1] and gives logits of shape (b, 20). It can be
-        trained on: batch norm and dropout are those of the protocol.
+        Takes images of shape (b, c, y, x) with values in [0, 1] and gives logits, of the study's networks (b, 20). It
+        can be trained on: batch norm and dropout are those of the protocol. An image network takes coordinates (b, 2),
+        from -1 to 1, and gives pixels (b, c).
 
     Raises
     ------
@@ -48,9 +49,8 @@ def module(population: xr.Dataset | xr.DataTree, model: int, snapshot: int | Non
     """
     node = _architecture(population, model)
     layout = layout_of(node)
-    if layout.family not in _FAMILIES:
-        raise ValueError(f"networks of family {layout.family!r} can't be rebuilt. {nearest(layout.family, _FAMILIES)}")
-    for name in _NEEDED:
+    needed = _NEEDED.get(layout.family, ())
+    for name in ("weights", *needed):
         if name not in node.variables:
             raise ValueError(f"{layout.name} has no {name!r}, without which no network can be rebuilt")
     moments = node["snapshot"].values.tolist()
@@ -58,8 +58,8 @@ def module(population: xr.Dataset | xr.DataTree, model: int, snapshot: int | Non
     if moment not in moments:
         raise ValueError(f"{layout.name} has no snapshot {moment!r}. {nearest(moment, moments)}")
     place = {"model": _numbers(node).index(model), "snapshot": moments.index(moment)}
-    one = node[["weights", "activation"]].isel(place)
-    return to_module(layout, one["weights"].values, one["activation"].item())
+    one = node[["weights", *needed]].isel(place)
+    return to_module(layout, one["weights"].values, **{name: one[name].item() for name in needed})
 
 
 @torch.no_grad()
@@ -71,7 +71,8 @@ def accuracy(module: nn.Module, images: torch.Tensor, labels: torch.Tensor, batc
     module
         From `module`, in evaluation mode, on the device of the images.
     images
-        uint8, shape (b, y, x, c), as `nwslib.population.images.load` gives them.
+        uint8, shape (b, y, x, c), as `nwslib.population.images.load` gives them; but classifiers of other families
+        than the study's see one channel of grey sets, ``images[..., :1]``.
     labels
         int64, shape (b,).
     batch

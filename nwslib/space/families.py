@@ -134,7 +134,7 @@ _EVERY = (
         "kan",
         "image",
         architecture=("width", "depth", "grid", "order"),
-        constants={**_IMAGE, "depth": 1, **_SPLINES, "learning_rate": 1e-2},
+        constants={**_IMAGE, "depth": 1, **_SPLINES, "grid": 8, "learning_rate": 1e-2},
         known=_OWN_OR_SHARED,
     ),
     _further(
