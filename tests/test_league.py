@@ -75,6 +75,12 @@ def test_numbers_on_a_linear_scale_are_scored_as_they_are():
     assert linear["score"].sel(measure="MSE").item() == pytest.approx(error)
 
 
+def test_a_resample_of_equal_truths_explains_nothing():
+    few = noisy(0.1).isel(model=slice(3))
+    found = scoring.row("a task", {"one": few, "other": noisy(1.0, 1).isel(model=slice(3))}, "R2")
+    assert np.isfinite(found[["low", "high", "behind_low", "behind_high"]].to_dataarray()).all()
+
+
 def test_readers_are_compared_network_by_network():
     alike = luck(0.6, 5)
     alike[0] = ~alike[0]

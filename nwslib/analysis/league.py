@@ -391,7 +391,15 @@ def _columns(reading: xr.Dataset, measure: str) -> tuple[tuple[np.ndarray, ...],
     truth, prediction = _numbers(reading)
     if measure == "MSE":
         return ((truth - prediction) ** 2,), _mean
-    return (np.broadcast_to(truth, prediction.shape), prediction), r2
+    return (np.broadcast_to(truth, prediction.shape), prediction), _explained
+
+
+def _explained(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Give R2, of (draws, n); 0 where a resample of few networks has nothing to explain."""
+    varies = truth.min(axis=1) < truth.max(axis=1)
+    found = np.zeros(len(truth))
+    found[varies] = r2(truth[varies], prediction[varies])
+    return found
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
