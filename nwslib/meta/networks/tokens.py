@@ -65,7 +65,6 @@ class Tokens(nn.Module):
         super().__init__()
         layers = units(layout)
         self.shapes = [layer.shape for layer in layers]
-        self.count = sum(count for count, _ in self.shapes)
         self.embeddings = nn.ModuleList(nn.Linear(2 * snapshots * weights, width) for _, weights in self.shapes)
         owner = np.empty(layout.size, dtype="int64")
         for number, weights in enumerate(weights for layer in layers for weights in layer):
