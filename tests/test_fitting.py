@@ -1,6 +1,7 @@
 """Image networks: fitted in crowds as they would be alone."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,15 @@ def _design(networks: int = 5, **columns: object) -> xr.Dataset:
 
 def _fitted(design: xr.Dataset, shared: Shared = SHARED) -> dict[int, xr.Dataset]:
     return {int(one["model"][0]): one for one in fitting.fit_rows(design, IMAGES, shared)}
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let PyTorch have two threads, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +125,7 @@ def test_a_fitted_network_is_what_plain_pytorch_fits(dataset: str) -> None:
         assert one["psnr"].item() == pytest.approx(-10 * np.log10(losses[-1]), abs=1e-4)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_company_changes_no_bit(networks: dict[int, xr.Dataset]) -> None:
     shuffled = _design().isel(model=[3, 0, 4, 2, 1])
     for slots in (1, 2, 4):
@@ -152,13 +163,19 @@ def test_networks_of_several_kinds_make_blocks_of_their_own() -> None:
     assert [found[k]["steps"].item() for k in range(3)] == [6, 6, 3]
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_training_that_is_ended_early_ends_its_threads() -> None:
-    before, threads = torch.get_num_threads(), threading.active_count()
+    threads = threading.active_count()
     # The first block is short; those behind it would take minutes.
     fits = fitting.fit_rows(_design(6, steps=[3] + [10_000_000] * 5), IMAGES, replace(SHARED, slots=2))
     next(fits)
     fits.close()
-    assert (torch.get_num_threads(), threading.active_count()) == (before, threads)
+    assert threading.active_count() == threads
+    later: list[int] = []
+    worker = threading.Thread(target=lambda: later.append((torch.zeros(1) + 1, torch.get_num_threads())[1]))
+    worker.start()
+    worker.join()
+    assert later == [2]  # threads that start later have as many as before
 
 
 def test_impossible_designs_are_refused() -> None:
