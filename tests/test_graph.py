@@ -93,6 +93,8 @@ def test_with_probes_it_brings_weights_to_the_scale_that_it_saw_in_training():
 def test_layers_that_are_not_dense_are_not_probed():
     with pytest.raises(ValueError, match=r"units of family 'cnn' can't be probed, dense ones can: kan, mlp, siren"):
         built(LAYOUTS["cnn"], probes=4)
+    with pytest.raises(ValueError, match=r"frequency: only probed networks compute something\. Give probes too"):
+        built(LAYOUTS["siren"], frequency=10.0)
 
 
 @FAMILIES

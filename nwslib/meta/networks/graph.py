@@ -49,8 +49,8 @@ class Graph(nn.Module):
         Times that messages run forth and back.
     probes
         Learned inputs that the units answer to besides: what a unit adds up for each is part of its first state. For
-        networks of dense layers (families siren, kan, mlp). 1,700 sine networks, each from its own start, showed the
-        digit of their image in 15 % of cases without, and in 73 % with 196 after two epochs.
+        networks of dense layers (families siren, kan, mlp). Of 2,250 sine networks of 14x14 digits, each from its own
+        start, it learned to name 15 % of other networks' digits without, and 86 % with 196.
     **settings
         Passed to the family's ``outputs``: ``frequency`` of sine networks, ``order`` of splines.
 
@@ -139,7 +139,8 @@ def build(
     Raises
     ------
     ValueError
-        If the layout can't be wired, a number is too small, or layers that are not dense are to be probed.
+        If the layout can't be wired, a number is too small, layers that are not dense are to be probed, or there are
+        `settings` without probes.
 
     Examples
     --------
@@ -153,6 +154,8 @@ def build(
         least = {"width": 2, "probes": 0}.get(name, 1)
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
+    if settings and not probes:
+        raise ValueError(f"{', '.join(settings)}: only probed networks compute something. Give probes too.")
     if probes and layout.family not in probe.DENSE_FAMILIES:
         raise ValueError(
             f"units of family {layout.family!r} can't be probed, dense ones can: {', '.join(probe.DENSE_FAMILIES)}"
