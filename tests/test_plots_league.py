@@ -70,6 +70,12 @@ def test_published_figures_are_hollow_and_of_the_same_measure(table, ax):
     assert hollow == ["white"] * 3
 
 
+def test_figures_of_another_measure_are_not_drawn(table, ax):
+    plots.league(table, "accuracy", ax)
+    drawn = [x for x, _ in marks(ax, "D")]
+    assert drawn == [one.value for one in league.published("test accuracy, mnist", "R2")]
+
+
 def test_those_that_the_interval_does_not_tell_from_the_best_share_its_colour(table, ax):
     plots.league(table, "images", ax)
     colours = [line.get_color() for line in ax.lines if line.get_marker() == "o"]
