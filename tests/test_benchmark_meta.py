@@ -84,8 +84,10 @@ def test_the_last_line_is_one_json_object(capsys):
         for length in meta.LENGTHS:
             for batch in meta.BATCHES:
                 assert found[f"feed_{name}_{length}_{batch}_runs_per_s"] > 0
-                assert found["feed_vs_loader_least"] <= found[f"feed_{name}_{length}_{batch}_vs_loader"]
-    assert found["feed_vs_loader"] >= found["feed_vs_loader_least"] > 0
+                for against in ("vs_loader", "vs_fastest"):
+                    assert found[f"feed_{against}_least"] <= found[f"feed_{name}_{length}_{batch}_{against}"]
+    for against in ("vs_loader", "vs_fastest"):
+        assert found[f"feed_{against}"] >= found[f"feed_{against}_least"] > 0
     for network in meta.TRAININGS:
         assert 0 < found[f"{network}_feeding_share"] < 1
         assert found[f"{network}_runs_per_s"] > 0
@@ -96,6 +98,25 @@ def test_the_last_line_is_one_json_object(capsys):
     assert (found["seconds_to_accuracy"] is None) == (found["accuracy_vs_loader"] is None)
     assert set(found["system"]["versions"]) == set(meta.PACKAGES)
     assert found["device"].startswith("CPU")
+
+
+def test_ratios_name_whom_they_are_against():
+    rates = {
+        "ours": [8.0, 16.0, 24.0],
+        "loader, 0 workers": [1.0, 2.0, 3.0],
+        "loader, 2 workers": [2.0, 4.0, 6.0],
+        "loader of batches, 0 workers": [4.0, 8.0, 12.0],
+        "ours, from files": [6.0, 12.0, 18.0],
+        "a plain copy": [16.0, 32.0, 48.0],
+    }
+    assert meta._feed_ratios("feed", rates) == {
+        "feed_runs_per_s": 16,
+        "feed_vs_loader": 4.0,
+        "feed_vs_fastest": 2.0,
+        "feed_from_files_vs_loader": 3.0,
+        "feed_from_files_vs_fastest": 1.5,
+        "feed_vs_copy": 0.5,
+    }
 
 
 def test_an_accuracy_that_is_not_reached_is_said_so(tmp_path, monkeypatch, capsys):
