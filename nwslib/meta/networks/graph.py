@@ -49,8 +49,8 @@ class Graph(nn.Module):
         Times that messages run forth and back.
     probes
         Learned inputs that the units answer to besides: what a unit adds up for each is part of its first state. For
-        networks of dense layers (families siren, kan, mlp). Of 2,250 sine networks of 14x14 digits, each from its own
-        start, it learned to name 15 % of other networks' digits without, and 86 % with 196.
+        networks of dense layers (families siren, kan, mlp). Sine networks that each start on their own are hardly read
+        without.
     **settings
         Passed to the family's ``outputs``: ``frequency`` of sine networks, ``order`` of splines.
 
