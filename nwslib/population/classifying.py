@@ -23,8 +23,8 @@ A family is a module of `nwslib.population.networks` with
     block as have a batch in it, at least two; larger batches are computed in pieces, whose gradients are added.
 
 Networks that agree in their layout, what ``outputs`` takes and the batch size may share a block. On a CPU each core has
-a block of its own, and there a network has the same bits alone and in any crowd; elsewhere, where products are batched,
-it is the same up to rounding, which long training makes large.
+a block of its own. Alone and in a crowd a network is the same up to rounding, which long training makes large: most
+crowds gave the same bits, but eight small CNNs differed by 1e-8 after five steps from four.
 """
 
 import importlib
@@ -243,9 +243,8 @@ def learner(
 class Block:
     """Networks in training side by side, and their stacked state, with ``m`` in front.
 
-    So that a network has the same bits in any company on a CPU, two are there at least, the second one idle if need be:
-    a single group is convolved by another kernel than several. And weight vectors are padded to whole vectors of the
-    processor: what does not fill one is rounded otherwise.
+    So that a network rounds alike in most company, two are there at least, the second one idle if need be: a single
+    group is convolved by another kernel than several. And weight vectors are padded to whole vectors of the processor.
 
     Parameters
     ----------
