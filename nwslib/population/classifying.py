@@ -24,7 +24,7 @@ A family is a module of `nwslib.population.networks` with
 
 Networks that agree in their layout, what ``outputs`` takes and the batch size may share a block. On a CPU each core has
 a block of its own. Alone and in a crowd a network is the same up to rounding, which long training makes large: most
-crowds gave the same bits, but eight small CNNs differed by 1e-8 after five steps from four.
+crowds gave the same bits, but a small CNN among eight differed by 1e-8 after a few steps from the same among four.
 """
 
 import importlib
