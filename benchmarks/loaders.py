@@ -72,8 +72,23 @@ class ShardBatches(ShardRuns):
         return batch, torch.tensor([self.targets[row] for row, _ in pairs])
 
 
+class Epoch:
+    """The runs of one epoch, named anew for every one; a sampler of batches."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.pairs = batch, []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Give the pairs of each batch."""
+        for begin in range(0, len(self.pairs), self.batch):
+            yield self.pairs[begin : begin + self.batch]
+
+    def __len__(self) -> int:
+        return -(-len(self.pairs) // self.batch)
+
+
 class Pipeline:
-    """A DataLoader over runs that are named anew for every epoch.
+    """A DataLoader over runs that are named anew for every epoch; its workers end as soon as it is let go.
 
     Parameters
     ----------
@@ -88,26 +103,20 @@ class Pipeline:
     """
 
     def __init__(self, dataset: ShardRuns, batch: int, workers: int, device: torch.device) -> None:
-        self.device, self.batch, self.pairs = device, batch, []
+        # An epoch of its own: a sampler that knew the loader would keep its workers alive until garbage is collected,
+        # which takes seconds and would be somebody else's.
+        self.device, self.epoch = device, Epoch(batch)
         options = {"num_workers": workers, "pin_memory": device.type == "cuda"}
         options |= {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
         if isinstance(dataset, ShardBatches):
-            options |= {"sampler": self, "batch_size": None}
+            options |= {"sampler": self.epoch, "batch_size": None}
         else:
-            options |= {"batch_sampler": self}
+            options |= {"batch_sampler": self.epoch}
         self.loader = DataLoader(dataset, **options)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Give the pairs of each batch, as a sampler of batches does."""
-        for begin in range(0, len(self.pairs), self.batch):
-            yield self.pairs[begin : begin + self.batch]
-
-    def __len__(self) -> int:
-        return -(-len(self.pairs) // self.batch)
 
     def feed(self, pairs: Pairs) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Give runs (b, length) and labels (b,), batch by batch, on the device."""
-        self.pairs = list(zip(*(values.tolist() for values in pairs), strict=True))
+        self.epoch.pairs = list(zip(*(values.tolist() for values in pairs), strict=True))
         for runs, targets in self.loader:
             yield runs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 

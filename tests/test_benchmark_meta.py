@@ -1,3 +1,4 @@
+import gc
 import json
 
 import numpy as np
@@ -42,6 +43,14 @@ def wanted(view, targets):
     return pairs, torch.tensor(np.stack(cut)), targets[rows]
 
 
+@pytest.fixture
+def uncollected():
+    """Leave garbage where it is."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def assert_feeds(feed, wanted):
     pairs, runs, labels = wanted
     batches = list(feed(pairs))
@@ -62,6 +71,17 @@ def test_loaders_feed_the_same_runs_epoch_after_epoch(kind, workers, folder, vie
     pipeline = Pipeline(kind(folder, view, targets), BATCH, workers, CPU)
     assert [len(runs) for runs, _ in pipeline.feed(meta.draw(view, 40, seed=1))] == [BATCH, 8]
     assert_feeds(pipeline.feed, wanted)
+
+
+@pytest.mark.parametrize("kind", [ShardRuns, ShardBatches])
+def test_workers_end_with_their_pipeline(kind, folder, view, targets, uncollected):
+    pipeline = Pipeline(kind(folder, view, targets), BATCH, 1, CPU)
+    batches = pipeline.feed(meta.draw(view, 40))
+    next(batches)
+    workers = pipeline.loader._iterator._workers
+    assert [worker.is_alive() for worker in workers] == [True]
+    del pipeline, batches
+    assert [worker.is_alive() for worker in workers] == [False]
 
 
 def test_draws_take_every_row_equally_often(view):
