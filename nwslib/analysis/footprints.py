@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from nwslib.analysis.moments import binned, epochs_of, snapshot_by_snapshot
-from nwslib.analysis.scores import chance, interval, per_network, r2, share
+from nwslib.analysis.scores import chance, interval, per_network, r2, scaled, share
 from nwslib.space import PROPERTIES
 
 _VIEW = ("method", "part", "kinds", "variable", "length")
@@ -27,7 +27,7 @@ def score(reading: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``score`` (accuracy, or R2 of log10), ``low``, ``high``, and ``chance``, with the dimension ``snapshot`` where
+        ``score`` (accuracy, or R2), ``low``, ``high``, and ``chance``, with the dimension ``snapshot`` where
         the reading has it; the attribute ``measure`` is ``"accuracy"`` or ``"R2"``.
 
     Examples
@@ -43,8 +43,8 @@ def score(reading: xr.Dataset) -> xr.Dataset:
     if "snapshot" in reading["prediction"].dims:
         parts = [score(reading.isel(snapshot=place)) for place in range(reading.sizes["snapshot"])]
         return xr.concat(parts, reading["snapshot"], combine_attrs="override")
-    truth = np.log10(reading["truth"].values)[:, None]
-    prediction = per_network(np.log10(reading["prediction"])).values.reshape(len(truth), -1)  # (m, seeds)
+    truth = scaled(reading["truth"], reading).values[:, None]
+    prediction = per_network(scaled(reading["prediction"], reading)).values.reshape(len(truth), -1)  # (m, seeds)
     low, high = interval(r2, truth, prediction)
     columns = {"score": r2(truth.T, prediction.T).mean(), "low": low, "high": high, "chance": 0.0}  # 0: of the mean
     return xr.Dataset(columns, attrs={"measure": "R2"})

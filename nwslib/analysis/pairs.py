@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from nwslib.analysis.scores import interval, per_network
+from nwslib.analysis.scores import interval, per_network, scaled
 
 
 def difference(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -55,7 +55,7 @@ def change(reading: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
     Returns
     -------
     dict
-        As `difference`: of the accuracy, or of R2 of log10, whose variance of the truth is held fixed.
+        As `difference`: of the accuracy, or of R2, whose variance of the truth is held fixed.
 
     Raises
     ------
@@ -99,5 +99,5 @@ def _shares(reading: xr.Dataset) -> np.ndarray:
     """Give one number per network, and seed, of which the score is the mean; shape (m,) or (m, seeds)."""
     if reading.attrs["task"] == "classification":
         return per_network(reading["prediction"] == reading["truth"]).values
-    truth = np.log10(reading["truth"])
-    return per_network(1 - (truth - np.log10(reading["prediction"])) ** 2 / truth.var()).values
+    truth = scaled(reading["truth"], reading)
+    return per_network(1 - (truth - scaled(reading["prediction"], reading)) ** 2 / truth.var()).values

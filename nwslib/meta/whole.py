@@ -278,7 +278,7 @@ class NetworkReader:
         about = networks.coordinates(*([] if self.task == "mask" else [self.target]))
         found = xr.Dataset(coords={**about, "snapshot": [group[0] for group in moments]})
         if self.task == "mask":
-            probability = 1 / (1 + np.exp(-scores))
+            probability = np.exp(-np.logaddexp(0, -scores))
             places = {name: ("weight", self.layout.label(name)) for name in ("layer", "kind")}
             found = found.assign_coords(places).assign(probability=((*dims, "weight"), probability))
             return found.assign(prediction=found["probability"] > 0.5)

@@ -142,7 +142,7 @@ _EVERY = (
         "classify",
         architecture=("image_size", "width", "depth"),
         constants={**_CLASSIFIER, "width": 16, "depth": 3},
-        drawn=_NOISY,
+        drawn={**_NOISY, "learning_rate": (1e-3, 1e-2)},  # at lower rates it has not learned after five epochs
     ),
     _further(
         "mlp",
