@@ -243,7 +243,7 @@ def _empty(size: int, device: torch.device) -> torch.Tensor:
     """Take memory for weights."""
     if device.type != "cpu":
         return torch.empty(size, device=device)
-    # numpy asks the system for large pages, torch does not: a fifth to a third less time per run, cut at random places.
+    # numpy asks the system for large pages, torch does not: a tenth to a third less time for a run at a random place.
     memory = np.empty(size + 16, "float32")
     begin = -memory.ctypes.data % 64 // 4  # aligned as torch's own, on which the last bit of a product may depend
     return torch.from_numpy(memory[begin : begin + size])
