@@ -66,7 +66,8 @@ def test_what_is_held_changes_nothing_else(collection):
 @pytest.mark.parametrize(
     ("collection", "name", "exponents"),
     [
-        *((one, "learning_rate", (np.log10(3e-4), np.log10(3e-3))) for one in NOISY),
+        ("noisy_cnn", "learning_rate", (-3, -2)),
+        *((one, "learning_rate", (np.log10(3e-4), np.log10(3e-3))) for one in ("noisy_mlp", "noisy_kan")),
         ("resnet8", "learning_rate", (np.log10(0.5) - 2, np.log10(0.5))),
         ("resnet8", "weight_decay", (-5, -1)),
     ],
