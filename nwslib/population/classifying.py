@@ -60,9 +60,6 @@ FAMILIES = {name: f"{_NETWORKS}.{name}" for name in ("mlp", "smallcnn", "kan")} 
 #: The epoch of the highest rate in a triangular schedule; half way where that comes first.
 PEAK = 5
 
-#: A purpose for `draws.words`, beside its own.
-LABEL_NOISE = 7
-
 #: Images of all networks in one pass: on a CPU so few that what they leave in memory stays in the cache.
 IMAGES_AT_ONCE = {"cpu": 512, "cuda": 2**16}
 
@@ -179,7 +176,7 @@ def noisy_labels(seed: int, labels: Tensor, noise: float, classes: int) -> Tenso
     >>> noisy_labels(1, torch.full((5,), 7), noise=0.0, classes=10)
     tensor([7, 7, 7, 7, 7])
     """
-    bits = draws.words(torch.tensor([seed], device=labels.device), LABEL_NOISE, 0, 0, 2 * len(labels))[0]
+    bits = draws.words(torch.tensor([seed], device=labels.device), draws.LABEL_NOISE, 0, 0, 2 * len(labels))[0]
     replaced = torch.argsort(bits[: len(labels)], stable=True)[: round(noise * len(labels))]
     return labels.index_copy(0, replaced, (bits[len(labels) :] % classes)[replaced])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
-WEIGHTS, SPLIT, ORDER, AUGMENTATION, DROPOUT, NOISE, EVALUATION = range(7)
+WEIGHTS, SPLIT, ORDER, AUGMENTATION, DROPOUT, NOISE, EVALUATION, LABEL_NOISE = range(8)
 NOISE_BANK = 1 << 20
 
 _WORD = 0xFFFFFFFF
