@@ -68,10 +68,8 @@ def convolve(x: Tensor, kernel: Tensor, implementation: str = "grouped") -> Tens
 
 
 def _convolve_grouped(x: Tensor, kernel: Tensor) -> Tensor:
-    networks, out = kernel.shape[:2]
     maps = x.flatten(3).permute(0, 3, 1, 2)  # (b, m*i, y, x), channels last in memory
-    maps = F.conv2d(maps, kernel.reshape(-1, *kernel.shape[2:]), padding=kernel.shape[-1] // 2, groups=networks)
-    return maps.permute(0, 2, 3, 1).unflatten(3, (networks, out))
+    return convolve_maps(maps, kernel).permute(0, 2, 3, 1).unflatten(3, kernel.shape[:2])
 
 
 def _convolve_im2col(x: Tensor, kernel: Tensor) -> Tensor:
@@ -91,6 +89,40 @@ def _convolve_triton(x: Tensor, kernel: Tensor, precision: str) -> Tensor:
     from nwslib.population.cuda import convolution  # Triton is there with CUDA builds of torch only
 
     return convolution.convolve(x, kernel, precision)
+
+
+def side_by_side(images: Tensor) -> Tensor:
+    """Put the channels of all networks into one image: (m, b, y, x, c) becomes (b, m*c, y, x), channels last in memory.
+
+    So a grouped convolution computes all networks at once.
+    """
+    return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def convolve_maps(maps: Tensor, kernel: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Convolve maps that stand side by side, with zero padding, so that the stride alone changes the size.
+
+    Parameters
+    ----------
+    maps
+        Shape (b, m*i, y, x), as from `side_by_side`.
+    kernel, bias
+        Shapes (m, o, i, ky, kx), of odd size, and (m, o).
+    stride
+        Pixels from one place of the kernel to the next.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (b, m*o, y', x').
+    """
+    bias = None if bias is None else bias.flatten()
+    return F.conv2d(maps, kernel.flatten(0, 1), bias, stride, kernel.shape[-1] // 2, groups=len(kernel))
+
+
+def mean_pixels(maps: Tensor, networks: int) -> Tensor:
+    """Average maps that stand side by side over their pixels: (b, m*c, y, x) becomes (m, b, c)."""
+    return maps.mean((2, 3)).unflatten(1, (networks, -1)).transpose(0, 1)
 
 
 def dense(x: Tensor, kernel: Tensor, bias: Tensor, implementation: str = "batched_product") -> Tensor:

@@ -19,7 +19,6 @@ from nwslib.space import nearest
 THRESHOLD = 1.0  # more than the mean of the layer
 SAMPLE = 256
 
-_STRIDE = 2  # of every convolution of a small CNN
 _BLOCK = 1 << 24  # numbers that the edges of a block of networks have in memory at once: 64 MiB
 
 
@@ -140,16 +139,15 @@ def _perceptron(tensors: Mapping[str, Tensor], x: Tensor, order: int) -> Iterato
 
 
 def _convolutional(tensors: Mapping[str, Tensor], x: Tensor, order: int) -> Iterator[tuple[str, Tensor]]:
-    networks, x = len(x), smallcnn.side_by_side(x)
+    networks, x = len(x), operators.side_by_side(x)
     for layer in [name for name in _layers(tensors, "kernel") if name != "output"]:
         kernel = tensors[f"{layer}.kernel"]
         size = kernel.shape[-1]
         mean = F.pad(x.abs().mean(0), [size // 2] * 4)  # (m*i, y, x)
-        windows = mean.unfold(1, size, _STRIDE).unfold(2, size, _STRIDE).mean((1, 2))  # (m*i, ky, kx)
+        windows = mean.unfold(1, size, smallcnn.STRIDE).unfold(2, size, smallcnn.STRIDE).mean((1, 2))  # (m*i, ky, kx)
         yield f"{layer}.kernel", kernel.abs() * windows.unflatten(0, (networks, 1, -1))
-        x = F.relu(smallcnn.convolve(x, kernel, tensors[f"{layer}.bias"], _STRIDE))
-    means = x.mean((2, 3)).unflatten(1, (networks, -1)).transpose(0, 1)  # (m, b, c)
-    yield "output.kernel", _dense(tensors["output.kernel"], means)
+        x = F.relu(operators.convolve_maps(x, kernel, tensors[f"{layer}.bias"], smallcnn.STRIDE))
+    yield "output.kernel", _dense(tensors["output.kernel"], operators.mean_pixels(x, networks))
 
 
 def _splines(tensors: Mapping[str, Tensor], x: Tensor, order: int) -> Iterator[tuple[str, Tensor]]:
@@ -197,7 +195,7 @@ def _at_once(layout: Layout, images: Tensor) -> int:
     largest = pixels * channels
     for tensor in layout.tensors:
         if tensor.part == "convolution":
-            largest = max(largest, tensor.shape[0] * -(-pixels // _STRIDE**2))
+            largest = max(largest, tensor.shape[0] * -(-pixels // smallcnn.STRIDE**2))
         elif tensor.kind == "base":
             largest = max(largest, tensor.size)
     return max(1, _BLOCK // (largest * len(images)))

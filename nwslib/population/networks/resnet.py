@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nwslib.population import draws
-from nwslib.population.networks.smallcnn import convolve, pooled_output, side_by_side
+from nwslib.population import draws, operators
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
@@ -108,13 +107,14 @@ def outputs(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
     torch.Tensor
         Shape (m, b, classes).
     """
-    x = F.relu(_normalized(side_by_side(images), "stem", tensors))
+    x = F.relu(_normalized(operators.side_by_side(images), "stem", tensors))
     for number in range(1, len(WIDTHS) + 1):
         stride = 2 if f"block{number}.skip.kernel" in tensors else 1
         y = F.relu(_normalized(x, f"block{number}.conv1", tensors, stride))
         y = _normalized(y, f"block{number}.conv2", tensors)
         x = F.relu(y + (_normalized(x, f"block{number}.skip", tensors, stride) if stride > 1 else x))
-    return pooled_output(x, tensors)
+    means = operators.mean_pixels(x, len(images))
+    return operators.dense(means, tensors["output.kernel"], tensors["output.bias"])
 
 
 class ResNet8(nn.Module):
@@ -170,7 +170,7 @@ def _convolution(layer: str, width: int, source: int, size: int) -> list[LayoutT
 
 def _normalized(x: Tensor, layer: str, tensors: Mapping[str, Tensor], stride: int = 1) -> Tensor:
     """Convolve and normalise: a group for each network."""
-    x = convolve(x, tensors[f"{layer}.kernel"], stride=stride)
+    x = operators.convolve_maps(x, tensors[f"{layer}.kernel"], stride=stride)
     gamma, beta = tensors[f"{layer}.gamma"], tensors[f"{layer}.beta"]
     return F.group_norm(x, len(gamma), gamma.flatten(), beta.flatten(), _EPSILON)
 

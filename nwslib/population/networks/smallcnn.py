@@ -17,6 +17,7 @@ from nwslib.snapshots.layout import Tensor as LayoutTensor
 
 FORWARD = ()
 SCHEDULE = "constant"
+STRIDE = 2
 
 _FILTER = 3
 
@@ -91,44 +92,10 @@ def outputs(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
     torch.Tensor
         Shape (m, b, classes).
     """
-    x = side_by_side(images)
+    x = operators.side_by_side(images)
     for layer in [name.removesuffix(".kernel") for name in tensors if name.startswith("conv") and "kernel" in name]:
-        x = F.relu(convolve(x, tensors[f"{layer}.kernel"], tensors[f"{layer}.bias"], stride=2))
-    return pooled_output(x, tensors)
-
-
-def side_by_side(images: Tensor) -> Tensor:
-    """Put the channels of all networks into one image: (m, b, y, x, c) becomes (b, m*c, y, x), channels last in memory.
-
-    So a grouped convolution computes all networks at once.
-    """
-    return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
-
-
-def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
-    """Convolve with zero padding, so that the stride alone changes the size.
-
-    Parameters
-    ----------
-    x
-        Shape (b, m*i, y, x), from `side_by_side`.
-    kernel, bias
-        Shapes (m, o, i, ky, kx), of odd size, and (m, o).
-    stride
-        Pixels from one place of the kernel to the next.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (b, m*o, y', x').
-    """
-    bias = None if bias is None else bias.flatten()
-    return F.conv2d(x, kernel.flatten(0, 1), bias, stride, kernel.shape[-1] // 2, groups=len(kernel))
-
-
-def pooled_output(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Compute the dense output from the means over all pixels: (b, m*c, y, x) becomes (m, b, classes)."""
-    means = x.mean((2, 3)).unflatten(1, (len(tensors["output.kernel"]), -1)).transpose(0, 1)  # (m, b, c)
+        x = F.relu(operators.convolve_maps(x, tensors[f"{layer}.kernel"], tensors[f"{layer}.bias"], STRIDE))
+    means = operators.mean_pixels(x, len(images))
     return operators.dense(means, tensors["output.kernel"], tensors["output.bias"])
 
 
@@ -155,7 +122,7 @@ def to_module(layout: Layout, vector: Tensor) -> nn.Module:
         if layer == "output":
             modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(kernel.shape[1], kernel.shape[0])]
         else:
-            modules.append(nn.Conv2d(kernel.shape[1], kernel.shape[0], _FILTER, stride=2, padding=_FILTER // 2))
+            modules.append(nn.Conv2d(kernel.shape[1], kernel.shape[0], _FILTER, stride=STRIDE, padding=_FILTER // 2))
         modules[-1].weight, modules[-1].bias = nn.Parameter(kernel), nn.Parameter(tensors[f"{layer}.bias"])
         modules.append(nn.ReLU())
     return nn.Sequential(*modules[:-1]).to(vector.dtype)
