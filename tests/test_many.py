@@ -1,4 +1,5 @@
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,18 @@ def test_processes_are_others_and_end_with_this_one(tree):
     (first, second) = (many._pool(2).submit(os.getpid).result() for _ in range(2))
     assert os.getpid() not in (first, second)
     assert many._pool(2).submit(os.getppid).result() == os.getpid()
+
+
+def test_an_interrupt_ends_a_reading_but_no_process_that_waits(tree, monkeypatch):
+    assert many._pool(2).submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+    monkeypatch.setattr(many, "read", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            many._read(tree, "optimizer", StatisticsReader(), {})
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_there_are_no_more_processes_than_memory_suffices_for(monkeypatch):

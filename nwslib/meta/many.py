@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from typing import Any
@@ -60,7 +61,7 @@ def read_all(
     if workers < 2 or any(resolve_device(reader.device).type != "cpu" for _, reader in wanted):
         return [read(population, name, reader, **options) for name, reader in wanted]
     pool = _pool(workers)
-    futures = [pool.submit(read, population, name, reader, **options) for name, reader in wanted]
+    futures = [pool.submit(_read, population, name, reader, options) for name, reader in wanted]
     try:
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
@@ -85,8 +86,20 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
 
+def _read(
+    population: xr.Dataset | xr.DataTree, property: str, reader: Reader, options: Mapping[str, Any]
+) -> xr.Dataset:
+    """Make a reading, which an interrupt ends; a process that waits for one is not to die of it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return read(population, property, reader, **options)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _begin(parent: int) -> None:
-    """Prepare a process: one thread, no status line of its own, and no life after its parent's."""
+    """Prepare a process: one thread, no status line, deaf to interrupts, and no life after its parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one goes to all: of a cell that is stopped, of a kernel that ends
     torch.set_num_threads(1)
     os.environ.pop("NWS_PROGRESS", None)
 
