@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from nwslib.population import operators
-from nwslib.population.networks import cnn, kan, mlp, resnet, siren, smallcnn
+from nwslib.population.networks import FAMILIES, cnn
 from nwslib.snapshots.layout import Layout
 from nwslib.space import VOCABULARY, nearest
 
 ACTIVATIONS = tuple(VOCABULARY["activation"])
 
-_FAMILIES = {"cnn": cnn, "kan": kan, "mlp": mlp, "resnet8": resnet, "siren": siren, "smallcnn": smallcnn}
 #: Families whose layers are all dense, so that a unit answers to an input with one number.
 DENSE_FAMILIES = ("kan", "mlp", "siren")
 
@@ -107,7 +106,7 @@ class Probe(nn.Module):
         torch.Tensor
             Shape (b, s, probes, o): outputs of the network, of family cnn with each activation in turn.
         """
-        weights, inputs, family = vectors.flatten(0, 1), self.inputs(), _FAMILIES[self.layout.family]
+        weights, inputs, family = vectors.flatten(0, 1), self.inputs(), FAMILIES[self.layout.family]
         tensors = _tensors(self.layout, weights)
         if family is cnn:
             images = inputs[:, :, :, None].expand(-1, -1, -1, len(weights), -1)
@@ -149,8 +148,8 @@ def build(layout: Layout, snapshots: int, outputs: int, *, per_weight: bool = Fa
     """
     if per_weight:
         raise ValueError("a probing network reads what networks answer and scores no single weights. Nearest: 'graph'")
-    if layout.family not in _FAMILIES:
-        raise ValueError(f"family {layout.family!r} can't be probed. {nearest(layout.family, _FAMILIES)}")
+    if layout.family not in FAMILIES:
+        raise ValueError(f"family {layout.family!r} can't be probed. {nearest(layout.family, FAMILIES)}")
     for name in ("width", "probes", "image_size"):
         if more.get(name) is not None and more[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {more[name]}")
@@ -212,7 +211,7 @@ def layer_answers(layout: Layout, vectors: Tensor, inputs: Tensor, **settings: A
     for layer in dict.fromkeys(tensor.layer for tensor in layout.tensors):
         own = {name: value for name, value in tensors.items() if name.startswith(f"{layer}.")}
         last = {name.replace(layer, "output", 1): value for name, value in own.items()}  # no activation behind it
-        answers = _FAMILIES[layout.family].outputs(before | last, shared, **settings)
+        answers = FAMILIES[layout.family].outputs(before | last, shared, **settings)
         found[layer], before = answers.unflatten(0, vectors.shape[:2]), before | own
     return found
 
