@@ -28,7 +28,7 @@ def outputs(shape, vector, activation="relu"):
     size = next(tensor.shape[1] for tensor in shape.tensors if tensor.layer == "dense1") * 8
     images = torch.rand(4, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return networks.to_module(shape, vector, activation)(images).numpy()
+        return networks.to_module(shape, vector, activation=activation)(images).numpy()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
