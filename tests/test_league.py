@@ -272,6 +272,24 @@ def test_masks_are_a_task_as_any_other(population, masks, tmp_path, monkeypatch)
     xr.testing.assert_equal(league([task], readers, [0], keep=tmp_path), table)
 
 
+def test_masks_have_learning_curves_by_several_seeds(population, masks):
+    task = Task("a mask", population, masks=masks)
+    curve = learning_curve(task, {"place": WeightReader("place")}, [8, 16], [0, 1])
+    one = learning_curve(task, {"place": WeightReader("place")}, [8, 16], [0])
+    assert (curve["score"] > 0.5).all()
+    assert (curve["score"] != one["score"]).any()
+
+
+def test_a_mask_without_dropped_weights_has_no_area_under_its_curve():
+    lost = masked(0.8)
+    lost["AUC"] = lost["AUC"].where(lost["model"] > 0)  # known of all but one
+    found = scoring.row("a mask", {"one": lost}, "accuracy").squeeze("task").sel(measure="AUC")
+    assert found["score"].item() == pytest.approx(lost["AUC"].mean().item())
+    unknown = masked(0.8)
+    unknown["AUC"] = unknown["AUC"] * np.nan
+    assert np.isnan(scoring.row("a mask", {"one": unknown}, "accuracy")["score"].sel(measure="AUC")).all()
+
+
 def test_shuffled_masks_leave_nothing_but_the_place(population, masks):
     shuffled = read_masks(population, masks, WeightReader(samples=3000), shuffled=True)
     place = read_masks(population, masks, WeightReader("place"))
@@ -297,6 +315,10 @@ def test_tasks_that_cannot_be_read_are_refused(population, masks):
         league([], READERS)
     with pytest.raises(ValueError, match="networks have no mask"):
         read_masks(population, masks.isel(model=slice(4)), WeightReader())
+    with pytest.raises(ValueError, match=r"masks of 1 of .* networks ask nothing, the first"):
+        read_masks(population, masks.where(masks["id"] != masks["id"][0]), WeightReader())
+    with pytest.raises(ValueError, match="every training mask is 1 throughout"):
+        read_masks(population, masks.where(masks.isnull(), 1), WeightReader())
     with pytest.raises(ValueError, match=r"unknown machine 'places'\. Did you mean 'place'"):
         read_masks(population, masks, WeightReader("places"))
     with pytest.raises(ValueError, match="not fitted"):

@@ -205,7 +205,7 @@ def test_masks_are_found_by_the_id_of_a_network(population, masks):
     mixed = masks.isel(model=np.random.default_rng(0).permutation(masks.sizes["model"]))
     same = [NetworkReader(**FEW | {"epochs": 1}).fit(population, one).history for one in (masks, mixed)]
     assert same[0] == same[1]
-    with pytest.raises(ValueError, match=r"training networks have no mask, the first"):
+    with pytest.raises(ValueError, match=r"networks have no mask, the first"):
         NetworkReader(**FEW).fit(population, masks.isel(model=slice(20)))
     with pytest.raises(ValueError, match=r"the networks have 1676 weights, but the masks 9"):
         NetworkReader(**FEW).fit(population, masks.isel(weight=slice(9)))

@@ -51,6 +51,7 @@ _WS_KAN = "arXiv:2602.16316"
 _SCALE_GMN = "arXiv:2406.10685"
 _SCALING = "arXiv:2405.20231"
 _UNSAID = "same task, our zoo: number of networks, split, grid and threshold of theirs are not published"
+_SPLINES = "same task, our zoo: theirs are Kolmogorov-Arnold networks, whose number, split and grid are not published"
 _ENCODED = "same task, our zoo: 2-32-32-1 SIRENs without augmentation, 55,000 to train with"
 _RESIDUAL = "same task, our zoo: 10,000 ResNet-8 of 78,042 parameters, split 50/25/25, 5 runs"
 
@@ -79,7 +80,7 @@ PUBLISHED = (
     *_figures(
         "accuracy",
         _WS_KAN,
-        _UNSAID,
+        _SPLINES,
         _IMAGES,
         {
             "WS-KAN": (0.943, 0.846, 0.422),
@@ -391,19 +392,14 @@ def _columns(reading: xr.Dataset, measure: str) -> tuple[tuple[np.ndarray, ...],
     truth, prediction = _numbers(reading)
     if measure == "MSE":
         return ((truth - prediction) ** 2,), _mean
-    return (np.broadcast_to(truth, prediction.shape), prediction), _explained
-
-
-def _explained(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Give R2, of (draws, n); 0 where a resample of few networks has nothing to explain."""
-    varies = truth.min(axis=1) < truth.max(axis=1)
-    found = np.zeros(len(truth))
-    found[varies] = r2(truth[varies], prediction[varies])
-    return found
+    return (np.broadcast_to(truth, prediction.shape), prediction), r2
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    return np.nanmean(values, axis=1)
+    """Give the mean of what is known, of (draws, n); NaN where nothing is."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=1)
+    return np.divide(np.where(known, values, 0).sum(axis=1), counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def _seeds(values: np.ndarray) -> np.ndarray:
@@ -431,9 +427,9 @@ def _baseline(reading: xr.Dataset, measure: str) -> float:
 def _behind(readings: Mapping[str, xr.Dataset], score: str, values: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
     """Give by how much each reader is behind the best, with the paired interval: (reader,) each."""
     sign = 1 if MEASURES[score] else -1
+    leader = int((sign * values).argmax())
     parts = {name: _columns(reading, score) for name, reading in readings.items()}
-    first = list(readings)[int((sign * values).argmax())]
-    leading, statistic = parts[first]
+    leading, statistic = parts[list(readings)[leader]]
     rows = []
     for (columns, _), value in zip(parts.values(), values, strict=True):
         half = len(columns)
@@ -441,8 +437,7 @@ def _behind(readings: Mapping[str, xr.Dataset], score: str, values: np.ndarray) 
         def lead(*both: np.ndarray, half: int = half) -> np.ndarray:
             return sign * (statistic(*both[:half]) - statistic(*both[half:]))
 
-        change = sign * (values.max() - value) if sign > 0 else value - values.min()
-        rows.append((change, *interval(lead, *leading, *columns)))
+        rows.append((sign * (values[leader] - value), *interval(lead, *leading, *columns)))
     return dict(
         zip(("behind", "behind_low", "behind_high"), (("reader", column) for column in np.array(rows).T), strict=True)
     )

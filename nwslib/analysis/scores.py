@@ -339,10 +339,13 @@ def r2(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        Shape (...): 1 is perfect, 0 is no better than the mean of the test networks themselves.
+        Shape (...): 1 is perfect, 0 is no better than the mean of the test networks themselves; 0, too, where the truth
+        is the same for all, as in a resample of few networks, because there is nothing to explain.
     """
     error = ((truth - prediction) ** 2).sum(axis=-1)
-    return 1 - error / ((truth - truth.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
+    total = ((truth - truth.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
+    varies = truth.min(axis=-1) < truth.max(axis=-1)
+    return 1 - np.divide(error, total, out=np.ones_like(error), where=varies)
 
 
 def mae(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from nwslib.meta.read import Reader
 from nwslib.meta.views import nodes, readable
 from nwslib.space import nearest
 
-_ORDER = 4  # a purpose for draws by a seed, beside those of nwslib.meta.labels and of the fits
+_ORDER = 6  # a purpose for draws by a seed, beside those of nwslib.meta.labels, of the fits and of masks
+_OF_MASKS = ("accuracy", "AUC")
 _COSTS = ("seconds", "seconds_to_train", "seconds_per_network")
 
 
@@ -214,10 +215,11 @@ def _side_by_side(parts: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Datas
     """Put readings of the same test networks by readers of several seeds side by side."""
     if len(parts) == 1:
         return parts[0]
-    shared = parts[0].drop_vars(["seed", "prediction", "probability", "run_accuracy"], errors="ignore")
-    prediction = xr.concat([part["prediction"].reset_coords(drop=True) for part in parts], "seed")
+    scored = [name for name in ("prediction", *_OF_MASKS) if name in parts[0]]
+    shared = parts[0].drop_vars(["seed", "probability", "run_accuracy", *scored], errors="ignore")
+    own = [part[scored].reset_coords(drop=True) for part in parts]
     means = {name: np.mean([part.attrs[name] for part in parts]) for name in _COSTS if name in parts[0].attrs}
-    return shared.assign(prediction=prediction.assign_coords(seed=list(seeds))).assign_attrs(means)
+    return shared.merge(xr.concat(own, "seed").assign_coords(seed=list(seeds))).assign_attrs(shared.attrs | means)
 
 
 def _seeds(seeds: Sequence[int]) -> dict[str, Sequence[int]]:

@@ -206,7 +206,7 @@ def read_masks(
     Raises
     ------
     ValueError
-        If a network has no mask, or the reader reads only a part of the weights.
+        If a network has no mask, the training masks are all alike, or the reader reads only a part of the weights.
     """
     path = None if keep is None else _path(Path(keep), population, masks, reader, seeds, shuffled)
     if path is not None and path.exists():
@@ -214,6 +214,8 @@ def read_masks(
     train = labels_of(readable(population, "train"), masks)
     test = readable(population, "test")
     truth = labels_of(test, masks)
+    if np.nanmin(train) == np.nanmax(train):
+        raise ValueError(f"every training mask is {np.nanmin(train):g} throughout: there is nothing to tell apart")
     parts = [_read_once(population, masks, replace(reader, seed=seed), truth, shuffled) for seed in seeds]
     commoner = float(np.nanmean(train, dtype="float64") > 0.5)
     about = {name: ("model", test.column(name)) for name in ("model", "id")}
@@ -232,20 +234,24 @@ def read_masks(
 
 
 def labels_of(networks: Networks, masks: xr.DataArray) -> np.ndarray:
-    """Give the mask of each network, shape (m, w), NaN where nobody asks.
+    """Give the mask of each network, float32 (m, w), NaN where nobody asks.
 
     Raises
     ------
     ValueError
-        If masks have other dimensions, or a network has none.
+        If masks have other dimensions, a network has none, or one that asks nothing.
     """
-    if masks.dims != ("model", "weight") or "id" not in masks.coords:
+    if set(masks.dims) != {"model", "weight"} or "id" not in masks.coords:
         raise ValueError(f"masks have the dimensions model and weight, and the coordinate id, not {masks.dims}")
-    rows = {name: row for row, name in enumerate(masks["id"].values.tolist())}
-    missing = [name for name in networks.column("id").tolist() if name not in rows]
+    ids, rows = networks.column("id").tolist(), {name: row for row, name in enumerate(masks["id"].values.tolist())}
+    missing = [name for name in ids if name not in rows]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(networks)} networks have no mask, the first {missing[0]!r}")
-    return masks.values[[rows[name] for name in networks.column("id").tolist()]]
+        raise ValueError(f"{len(missing)} of {len(ids)} networks have no mask, the first {missing[0]!r}")
+    found = masks.transpose("model", "weight").values[[rows[name] for name in ids]].astype("float32", copy=False)
+    empty = np.flatnonzero(np.isnan(found).all(axis=1))
+    if len(empty):
+        raise ValueError(f"masks of {len(empty)} of {len(ids)} networks ask nothing, the first {ids[empty[0]]!r}")
+    return found
 
 
 def _read_once(
@@ -265,7 +271,7 @@ def _read_once(
         property=str(masks.name or "mask"),
         method=reader.method,
         shuffled=int(shuffled),
-        parameters=json.dumps(_parameters(reader), default=str),
+        parameters=json.dumps(_parameters(reader), default=_plain),
         **{name: found.attrs[name] for name in ("parameter_count",) if name in found.attrs},
         seconds_to_train=round(fitted - began, 3),
         seconds_per_network=round((read - fitted) / len(truth), 6),
@@ -323,6 +329,11 @@ def _parameters(reader: MaskReader) -> dict[str, Any]:
     return {one.name: getattr(reader, one.name) for one in fields(reader) if one.init and one.name != "seed"}
 
 
+def _plain(value: Any) -> str:
+    """Write what JSON does not know: a function by its name, since its address changes from run to run."""
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else str(value)
+
+
 def _path(
     folder: Path,
     population: xr.Dataset | xr.DataTree,
@@ -336,5 +347,5 @@ def _path(
     asked = [networks.column(name).tolist() for name in ("id", "split")]
     asked += [type(reader).__name__, _parameters(reader), list(seeds), shuffled, masks.attrs, __version__]
     asked += [str(resolve_device(reader.device)), hashlib.sha256(labels_of(networks, masks).tobytes()).hexdigest()]
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
     return folder / f"mask-{name}.nc"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nwslib.meta.fit import PRECISIONS, on_threads
 from nwslib.meta.labels import balance, from_scale, hold_out, refuse_seen, shuffle, task_of, to_scale
+from nwslib.meta.masks import labels_of
 from nwslib.meta.networks.dmc import parameter_count
 from nwslib.meta.runs import runs_view
 from nwslib.meta.statistics import score
@@ -339,18 +340,11 @@ def _layout(networks: Networks, part: str, kinds: str) -> tuple[Layout, np.ndarr
 
 
 def _masks(networks: Networks, masks: xr.DataArray) -> np.ndarray:
-    """Give the mask of each network (m, w), float32, NaN where nothing is asked."""
-    if set(masks.dims) != {"model", "weight"} or "id" not in masks.coords:
-        raise ValueError(f"masks have the dimensions model and weight, and the coordinate id, not {masks.dims}")
-    size = layout_of(_only(networks)).size
-    if masks.sizes["weight"] != size:
-        raise ValueError(f"the networks have {size} weights, but the masks {masks.sizes['weight']}")
-    rows = {name: row for row, name in enumerate(masks["id"].values.tolist())}
-    missing = [name for name in networks.column("id").tolist() if name not in rows]
-    if missing:
-        raise ValueError(f"{len(missing)} training networks have no mask, the first {missing[0]!r}")
-    order = [rows[name] for name in networks.column("id").tolist()]
-    return masks.transpose("model", "weight").values[order].astype("float32")
+    """Give the mask of each network (m, w), NaN where nothing is asked."""
+    size, found = layout_of(_only(networks)).size, labels_of(networks, masks)
+    if found.shape[1] != size:
+        raise ValueError(f"the networks have {size} weights, but the masks {found.shape[1]}")
+    return found
 
 
 def _moments(reader: NetworkReader, asked: int | Sequence[int]) -> list[tuple[int, ...]]:
@@ -414,7 +408,7 @@ def _train(
     fused = inputs.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(module.parameters(), lr=reader.rate, weight_decay=reader.weight_decay, fused=fused)
     draws = np.random.default_rng([reader.seed, 3])
-    best, history = copy.deepcopy(module.state_dict()), []
+    best, lowest, history = copy.deepcopy(module.state_dict()), float("inf"), []
     for epoch in range(reader.epochs):
         report(f"{reader.target} by {reader.method}: epoch {epoch + 1} of {reader.epochs}")
         module.train()
@@ -427,8 +421,8 @@ def _train(
             nn.utils.clip_grad_norm_(module.parameters(), _LARGEST_NORM)
             optimizer.step()
         history.append(_validate(reader, module, inputs, targets, watched))
-        if history[-1] <= min(history):
-            best = copy.deepcopy(module.state_dict())
+        if history[-1] <= lowest:  # of an epoch that diverged, NaN, nothing is less
+            best, lowest = copy.deepcopy(module.state_dict()), history[-1]
     report("")
     module.load_state_dict(best)
     return module.eval(), history
