@@ -46,8 +46,7 @@ def _design(family, count=3, **columns):
 
 
 def _shared(slots=None, snapshots=20, dtype=torch.float64):
-    name = str(dtype).removeprefix("torch.")
-    return Shared(torch.device("cpu"), dtype, name, slots, snapshots, {}, lambda row: f"{row['model']:x}", "1", False)
+    return Shared(torch.device("cpu"), dtype, slots, snapshots, {}, lambda row: f"{row['model']:x}", "1", False)
 
 
 def _train(design, sets, *arguments, **options):

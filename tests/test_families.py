@@ -22,7 +22,6 @@ PARAMETERS = {"precision": "float32", "snapshots": 3, "images": dict.fromkeys(sp
 SHARED = Shared(
     torch.device("cpu"),
     torch.float32,
-    "float32",
     None,
     3,
     PARAMETERS,

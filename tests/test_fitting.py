@@ -17,7 +17,7 @@ from nwslib.population.shared import Shared
 from nwslib.snapshots import schema
 
 SIDE, WIDTH, STEPS = 6, 7, 30
-SHARED = Shared(torch.device("cpu"), torch.float64, "float64", None, 4, {}, lambda row: str(row["model"]), "1", False)
+SHARED = Shared(torch.device("cpu"), torch.float64, None, 4, {}, lambda row: str(row["model"]), "1", False)
 
 
 def _image_set(name: str, grey: bool) -> ImageSet:

@@ -30,9 +30,8 @@ crowds gave the same bits, but a small CNN among eight differed by 1e-8 after a 
 import importlib
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import ModuleType
@@ -46,6 +45,7 @@ from torch import Tensor
 
 from nwslib.population import draws
 from nwslib.population import progress as status_line
+from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
 from nwslib.population.shared import CURVES, Shared, finished, snapshot_steps
 from nwslib.population.slots import Bank, Member, bank, member, rows
@@ -400,8 +400,7 @@ def _check(every: Rows, images: Mapping[str, ImageSet], device: torch.device) ->
 
 def _trained(every: Rows, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
     family = importlib.import_module(FAMILIES[every[0]["family"]])
-    threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
-    threads = min(threads, shared.slots or threads)
+    threads = thread_count(shared)
     watch = _Watch(len(every), shared.progress)
     results = _results(_blocks(every, family, images, shared, threads), family, images, shared, threads)
     try:
@@ -450,9 +449,7 @@ def _blocks(
     for (_, _, batch), group in groupby(ordered, lambda row: kinds[row["model"]]):
         some = list(group)
         most = max(1, shared.slots // threads) if shared.slots else _networks(family, batch, shared.device)
-        count = min(len(some), -(-len(some) // (most * threads)) * threads)
-        for part in np.array_split(np.arange(len(some)), count):
-            yield [some[k] for k in part]
+        yield from cut(some, most, threads)
 
 
 def _at_once(family: ModuleType, device: torch.device) -> int:
@@ -480,32 +477,20 @@ def _layout(row: Mapping[str, Any], family: ModuleType, images: ImageSet) -> Lay
 def _results(
     blocks: Iterator[Rows], family: ModuleType, images: Mapping[str, ImageSet], shared: Shared, threads: int
 ) -> Iterator[xr.Dataset]:
-    """Train blocks, one on each thread; two more per thread may wait for their reader."""
-    stop, before = threading.Event(), torch.get_num_threads()
+    """Train blocks: on a CPU one on each thread, else one after another, whose networks come as they end."""
     found = banks(images, shared.device)
 
-    def trained(some: Rows) -> Iterator[xr.Dataset]:
+    def trained(some: Rows, stop: threading.Event) -> Iterator[xr.Dataset]:
         learners = [learner(row, family, images, found, shared) for row in some]
         yield from _train(Block(family, learners, shared), shared, stop)
 
     if shared.device.type != "cpu":
         for some in blocks:
-            yield from trained(some)
+            yield from trained(some, threading.Event())
         return
-    alone = lambda: torch.set_num_threads(1)  # noqa: E731  a thread's operations are its own
-    pool = ThreadPoolExecutor(threads, "nws", alone)
-    waiting: deque[Future] = deque()
-    try:
-        for some in blocks:
-            waiting.append(pool.submit(lambda some=some: list(trained(some))))
-            if len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # what threads that start later would have
+    with closing(in_threads(blocks, lambda some, stop: list(trained(some, stop)), threads)) as results:
+        for _, networks in results:
+            yield from networks
 
 
 def _train(block: Block, shared: Shared, stop: threading.Event) -> Iterator[xr.Dataset]:

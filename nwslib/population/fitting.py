@@ -23,9 +23,7 @@ A network maps a pixel's coordinates to its value. Its *family* is a module of `
 import importlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -38,6 +36,7 @@ import xarray as xr
 from torch import Tensor
 
 from nwslib.population import progress as status_line
+from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
 from nwslib.population.lanes import waves
 from nwslib.population.shared import Shared, finished, snapshot_steps
@@ -106,10 +105,9 @@ def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared)
 
 
 def _fitted(every: list[dict[str, Any]], images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
-    threads = torch.get_num_threads() if shared.device.type == "cpu" else 1
-    threads = min(threads, shared.slots or threads)
-    watch = _Watch(len(every), shared.progress)
-    fits = _fits(_blocks(every, images, shared, threads), images, shared, threads)
+    threads, watch = thread_count(shared), _Watch(len(every), shared.progress)
+    blocks = _blocks(every, images, shared, threads)
+    fits = in_threads(blocks, lambda block, stop: _fit(block, images, shared, stop), threads)
     try:
         for block, fit in fits:
             for k, row in enumerate(block.every):
@@ -184,37 +182,12 @@ def _blocks(
         architecture = dict(zip(family.ARCHITECTURE, values, strict=True))
         layout, some = family.layout(channels, **architecture), list(group)
         most = shared.slots // threads if shared.slots else family.at_once(layout, side * side, shared.device)
-        # As many blocks for each thread, all of one size, so that no core ends alone.
-        count = min(len(some), -(-len(some) // (most * threads)) * threads)
-        for part in np.array_split(np.arange(len(some)), count):
-            yield Block(family, layout, architecture, steps, [some[k] for k in part])
+        for part in cut(some, most, threads):
+            yield Block(family, layout, architecture, steps, part)
 
 
 def _channels(images: ImageSet) -> int:
     return 1 if images.grey else 3
-
-
-def _fits(
-    blocks: Iterator[Block], images: Mapping[str, ImageSet], shared: Shared, threads: int
-) -> Iterator[tuple[Block, Fit]]:
-    """Fit blocks, one on each thread, and give them in order; two more per thread may wait for their reader."""
-    stop, before = threading.Event(), torch.get_num_threads()
-    alone = lambda: torch.set_num_threads(1)  # noqa: E731  a thread's operations are its own
-    pool = ThreadPoolExecutor(threads, "nws", alone)
-    waiting: deque[tuple[Block, Future]] = deque()
-    try:
-        for block in blocks:
-            waiting.append((block, pool.submit(_fit, block, images, shared, stop)))
-            if len(waiting) > 2 * threads:
-                block, future = waiting.popleft()
-                yield block, future.result()
-        while waiting:
-            block, future = waiting.popleft()
-            yield block, future.result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # what threads that start later would have
 
 
 def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: threading.Event) -> Fit:

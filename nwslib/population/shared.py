@@ -40,8 +40,6 @@ class Shared:
     ----------
     device, dtype
         Where the networks are trained, and in which arithmetic.
-    precision
-        ``"float32"`` or ``"float64"``, the name of `dtype`.
     slots
         Networks side by side; None: as many as suit. Changes no result but by rounding.
     snapshots
@@ -58,7 +56,6 @@ class Shared:
 
     device: torch.device
     dtype: torch.dtype
-    precision: str
     slots: int | None
     snapshots: int
     parameters: Mapping[str, Any]

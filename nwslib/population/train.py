@@ -224,11 +224,9 @@ def _train_further(
     """Train networks of another family."""
     if design.sizes["model"] == 0:
         return Training(design, parameters, "stacked", iter(()))
-    precision = parameters["precision"]
     shared = Shared(
         place,
-        PRECISIONS[precision],
-        precision,
+        PRECISIONS[parameters["precision"]],
         slots,
         parameters["snapshots"],
         parameters,
