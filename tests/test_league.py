@@ -141,6 +141,8 @@ def test_claims_and_words_name_the_best_reader_beside_the_plain_one():
     )
     assert said["x_best"] == f"a class: ours ({first:.1%}); a number: plain (R2 {second:.3g})"
     assert (said["x_tasks"], said["x_beats_statistics"], said["x_networks"]) == ("2", "1", str(NETWORKS))
+    without = scoring.best(table, {"DMC": [], "plain": ["plain"]})
+    assert [scoring.in_words(without)[f"with_{word}"] for word in ("DMC", "plain")] == ["0", "2"]
     assert said["x_first"] == "ours (1), plain (1)"
     stated = scoring.claims(table, ["plain"], "a-figure")
     assert [one["claim"] for one in stated] == ["a class by ours", "a number by plain"]

@@ -291,9 +291,9 @@ def in_words(verdict: xr.Dataset, prefix: str = "") -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        ``best``: of each task the reader and its score; ``tasks``: how many there are; ``networks``: on how many of
-        them each was tested; ``first``: how often each reader is the best; and for each word of ``other``, on how many
-        tasks its readers are beaten, ``beats_DMC``.
+        ``best``: of each task the reader and its score; ``tasks``: how many there are; ``networks``: on how many
+        networks each was tested; ``first``: how often each reader is the best; and for each word of ``other``, how many
+        tasks its readers read, ``with_DMC``, and on how many they are beaten, ``beats_DMC``.
     """
     scores = [
         f"{task}: {reader} ({score:.1%})" if counts == "accuracy" else f"{task}: {reader} ({counts} {score:.3g})"
@@ -305,7 +305,8 @@ def in_words(verdict: xr.Dataset, prefix: str = "") -> dict[str, str]:
     found = {"best": "; ".join(scores), "tasks": str(len(scores))}
     found["networks"] = ", ".join(f"{count:,}" for count in dict.fromkeys(verdict["networks"].values.tolist()))
     found["first"] = ", ".join(f"{names[place]} ({times[place]})" for place in np.argsort(-times, kind="stable"))
-    found |= {f"beats_{other}": str(int(verdict["beaten"].sel(other=other).sum())) for other in verdict["other"].values}
+    for word, there in (("with", verdict["ahead"].notnull()), ("beats", verdict["beaten"])):
+        found |= {f"{word}_{other}": str(int(there.sel(other=other).sum())) for other in verdict["other"].values}
     return {prefix + name: text for name, text in found.items()}
 
 
