@@ -178,6 +178,13 @@ def test_training_that_is_ended_early_ends_its_threads() -> None:
     assert later == [2]  # threads that start later have as many as before
 
 
+def test_a_network_that_diverges_says_so() -> None:
+    found = _fitted(_design(2, learning_rate=[1e-3, 1e60]))
+    for one in found.values():
+        schema.validate(one)
+    assert [one["status"].item() for one in found.values()] == ["stopped", "diverged"]
+
+
 def test_impossible_designs_are_refused() -> None:
     with pytest.raises(ValueError, match="needs image 8 of 'digits', but there are 8 training images"):
         _fitted(_design(1, image=8))

@@ -207,7 +207,7 @@ def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: thr
             raise InterruptedError("the training was ended")
         found = gradient(weights, adam.gradient)
         for s in np.flatnonzero(at == step):
-            kept[:, s], losses[:, s] = weights.cpu().numpy(), found.cpu().numpy()
+            kept[:, s], losses[:, s] = weights.float().cpu().numpy(), found.cpu().numpy()
         if step < block.steps:
             adam.step()
     return Fit(kept, losses, time.monotonic() - started)

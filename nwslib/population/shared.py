@@ -133,6 +133,7 @@ def finished(
     ValueError
         If a curve or a further property is unknown, shapes don't fit, or the row says another number of steps.
     """
+    weights = _single(weights)
     _check(weights, curves, layout, kept, shared)
     if row.get("steps", steps) != steps:
         raise ValueError(f"network {row['model']} was to take {row['steps']} steps, and took {steps}")
@@ -140,10 +141,10 @@ def finished(
     evaluations = max((len(values) for values in curves.values()), default=len(weights))
     kept = np.arange(len(weights)) if kept is None else kept
     complete = {name: np.full(evaluations, np.nan) for name in CURVES} | dict(curves)
-    data = {"weights": (("model", "snapshot", "weight"), np.asarray(weights, "float32")[None])}
+    data = {"weights": (("model", "snapshot", "weight"), weights[None])}
     data["epoch"] = (("model", "snapshot"), np.asarray(epochs, "int64")[None])
     for name in CURVES:
-        values = np.asarray(complete[name], "float32")
+        values = _single(complete[name])
         data[name] = (("model", "snapshot"), values[kept][None])
         data[f"curve_{name}"] = (("model", "evaluation"), values[None])
     about = {**row, **further, "id": shared.identity(row), "n_exports": evaluations, "steps": int(steps)}
@@ -181,6 +182,12 @@ def _check(
             raise ValueError(f"{name}: {len(values)} evaluations of {len(weights)} snapshots: say with 'kept' which")
     if len({len(values) for values in curves.values()}) > 1:
         raise ValueError("all curves have one value for each evaluation, so they are of one length")
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Give numbers as float32: what diverged may be too large for it, and then is infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, "float32")
 
 
 def _end(weights: np.ndarray, epochs: np.ndarray, steps: int) -> dict[str, str]:
