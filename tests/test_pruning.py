@@ -99,6 +99,12 @@ def test_every_weight_but_biases_of_sound_networks_is_kept_or_dropped(family, se
     assert (found.attrs["threshold"], found.attrs["snapshot"]) == (pruning.THRESHOLD, 2)
 
 
+def test_where_every_network_diverged_nobody_is_asked(sets):
+    found = pruning.masks(population("mlp", diverged=range(NETWORKS)), sets)
+    assert np.isnan(found.values).all()
+    assert np.isnan(found.attrs["base_rate"])
+
+
 def test_a_network_in_a_crowd_is_pruned_as_alone_and_a_higher_threshold_drops_more(sets):
     crowd = population("kan")
     found = pruning.masks(crowd, sets, threshold=0.8)
@@ -143,6 +149,9 @@ def test_what_cannot_be_pruned_is_refused(sets):
         pruning.masks(one.assign_attrs(layout=cnn_layout(16, 3, 3, 2, 4, 32).to_json()), sets)
     with pytest.raises(ValueError, match=r"trained on 'digits', whose images are missing\. Known: 'glyphs'"):
         pruning.masks(one, {"glyphs": sets["digits"]})
+    sized = one.assign_coords(image_size=("model", [8] * NETWORKS))
+    with pytest.raises(ValueError, match=r"read images of size \[8\], but those of 'digits' are of 6"):
+        pruning.masks(sized, sets)
     with pytest.raises(ValueError, match=r"there is no snapshot 3\. The nearest is 2"):
         pruning.masks(one, sets, snapshot=3)
     with pytest.raises(ValueError, match="threshold must be positive, not 0"):

@@ -59,12 +59,13 @@ def masks(
     xarray.DataArray
         Dimensions ``model``, ``weight``, float32: 1 keep, 0 drop, NaN where nobody asks: biases, and networks that
         diverged or failed. On ``model`` stands ``id``. The attributes are the arguments, ``oracle`` in words, and
-        ``base_rate``, the share of the weights asked about that is kept.
+        ``base_rate``, the share of the weights asked about that is kept (NaN where all diverged or failed).
 
     Raises
     ------
     ValueError
-        If the family has no oracle, an image set is missing, the snapshot is unknown, or a number is out of range.
+        If the family has no oracle, an image set is missing or of another size, the snapshot is unknown, or a number is
+        out of range.
 
     Notes
     -----
@@ -81,6 +82,7 @@ def masks(
     layout, place = layout_of(population), _place(population, snapshot)
     _check(layout, threshold, sample)
     chosen = {name: _sample(name, images, sample, device) for name in np.unique(population["dataset"].values).tolist()}
+    _check_sizes(population, chosen)
     sound = ~np.isin(population["status"].values, UNSOUND)
     keep = np.full((population.sizes["model"], layout.size), np.nan, "float32")
     for name, pixels in chosen.items():
@@ -89,7 +91,9 @@ def masks(
             vectors = torch.from_numpy(population["weights"][block, place].values).to(device)
             keep[block] = _kept(layout, importance(layout, vectors, pixels, _order(population)), threshold)
     about = {"threshold": threshold, "sample": sample, "snapshot": int(population["snapshot"].values[place])}
-    about |= {"base_rate": float(np.nanmean(keep, dtype="float64")), "oracle": _ORACLE.format(threshold=threshold)}
+    asked = keep[np.isfinite(keep)]
+    about |= {"base_rate": float(asked.mean(dtype="float64")) if asked.size else np.nan}
+    about |= {"oracle": _ORACLE.format(threshold=threshold)}
     coordinates = {"model": population["model"].values, "id": ("model", population["id"].values)}
     return xr.DataArray(keep, coordinates, ("model", "weight"), name="keep", attrs=about)
 
@@ -208,6 +212,16 @@ def _check(layout: Layout, threshold: float, sample: int) -> None:
         raise ValueError(f"threshold must be positive, not {threshold!r}: at 0 all but silent weights are kept")
     if not isinstance(sample, int) or sample < 1:
         raise ValueError(f"sample must be a whole number of images, at least 1, not {sample!r}")
+
+
+def _check_sizes(population: xr.Dataset, chosen: Mapping[str, Tensor]) -> None:
+    """Refuse images of another size, which a small CNN would take."""
+    sizes = np.unique(population["image_size"].values).tolist() if "image_size" in population.variables else ()
+    for name, pixels in chosen.items():
+        if any(pixels.shape[1] != size for size in sizes):
+            raise ValueError(
+                f"the networks read images of size {sizes}, but those of {name!r} are of {pixels.shape[1]}"
+            )
 
 
 def _place(population: xr.Dataset, snapshot: int | None) -> int:
