@@ -115,10 +115,9 @@ class Plain:
 
     def __init__(self, row: xr.Dataset, images: ImageSet, place: torch.device, kind: str) -> None:
         self.inputs = fitting.coordinates(int(row["image_size"])).float().to(place)
-        channels = 1 if images.grey else 3
-        pixels = images.train_images[int(row["image"])].flatten(0, 1)[:, :channels]
+        pixels = images.train_images[int(row["image"])].flatten(0, 1)[:, : images.channels]
         self.target = (pixels.float() / 255).to(place)
-        layout = siren.layout(channels, WIDTH, DEPTH)
+        layout = siren.layout(images.channels, WIDTH, DEPTH)
         start = siren.initial_weights(layout, torch.tensor([int(row["seed"])]), FREQUENCY)[0].float()
         self.network = siren.to_module(layout, start.to(place), WIDTH, DEPTH, FREQUENCY)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=float(row["learning_rate"]), **{kind: True})

@@ -197,8 +197,8 @@ def banks(images: Mapping[str, ImageSet], device: torch.device) -> dict[int, Ban
         By channels.
     """
     found = {}
-    for channels in sorted({_channels(one) for one in images.values()}):
-        some = bank({name: one for name, one in images.items() if _channels(one) == channels}, device)
+    for channels in sorted({one.channels for one in images.values()}):
+        some = bank({name: one for name, one in images.items() if one.channels == channels}, device)
         found[channels] = replace(some, images=some.images[..., :channels].contiguous())
     return found
 
@@ -231,10 +231,10 @@ def learner(
         Before its first step.
     """
     its = images[row["dataset"]]
-    one = member(row, found[_channels(its)])
+    one = member(row, found[its.channels])
     targets = noisy_labels(row["seed"], one.labels, row.get("label_noise", 0.0), len(its.classes))
     at, kept = np.unique(snapshot_steps(row["epochs"] * one.steps_per_epoch, shared.snapshots), return_inverse=True)
-    return Learner(one, found[_channels(its)], targets, _layout(row, family, its), at, kept)
+    return Learner(one, found[its.channels], targets, _layout(row, family, its), at, kept)
 
 
 class Block:
@@ -432,10 +432,6 @@ class _Watch:
             status_line.report("")
 
 
-def _channels(images: ImageSet) -> int:
-    return 1 if images.grey else 3
-
-
 def _blocks(
     every: Rows, family: ModuleType, images: Mapping[str, ImageSet], shared: Shared, threads: int
 ) -> Iterator[Rows]:
@@ -471,7 +467,7 @@ def _forward(family: ModuleType, row: Mapping[str, Any]) -> tuple[tuple[str, Any
 
 
 def _layout(row: Mapping[str, Any], family: ModuleType, images: ImageSet) -> Layout:
-    return family.classifier(row, _channels(images), len(images.classes))
+    return family.classifier(row, images.channels, len(images.classes))
 
 
 def _results(

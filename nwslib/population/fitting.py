@@ -175,7 +175,7 @@ def _blocks(
     def kind(row: dict[str, Any]) -> tuple:
         family = importlib.import_module(f"nwslib.population.networks.{row['family']}")
         architecture = tuple(row[name] for name in family.ARCHITECTURE)
-        return row["family"], architecture, _channels(images[row["dataset"]]), row["image_size"], row["steps"]
+        return row["family"], architecture, images[row["dataset"]].channels, row["image_size"], row["steps"]
 
     for (name, values, channels, side, steps), group in groupby(sorted(every, key=kind), kind):
         family = importlib.import_module(f"nwslib.population.networks.{name}")
@@ -184,10 +184,6 @@ def _blocks(
         most = shared.slots // threads if shared.slots else family.at_once(layout, side * side, shared.device)
         for part in cut(some, most, threads):
             yield Block(family, layout, architecture, steps, part)
-
-
-def _channels(images: ImageSet) -> int:
-    return 1 if images.grey else 3
 
 
 def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: threading.Event) -> Fit:
@@ -215,7 +211,7 @@ def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: thr
 
 def _pixels(images: ImageSet, number: int) -> Tensor:
     """Give an image as uint8 (b, c)."""
-    return images.train_images[number].flatten(0, 1)[:, : _channels(images)]
+    return images.train_images[number].flatten(0, 1)[:, : images.channels]
 
 
 class Adam:

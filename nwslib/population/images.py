@@ -81,6 +81,11 @@ class ImageSet:
     kind: str
     version: str
 
+    @property
+    def channels(self) -> int:
+        """How many channels differ: 1 of grey images, else 3."""
+        return 1 if self.grey else 3
+
 
 class Counts(NamedTuple):
     """How many images a set holds, and how many of the first training images are left out."""

@@ -238,7 +238,7 @@ def _sample(name: str, images: Mapping[str, ImageSet], sample: int, device: str 
     every = images[name].train_images
     places = torch.linspace(0, len(every) - 1, min(sample, len(every))).round().long()
     chosen = every[places.to(every.device)].to(device)
-    return (chosen[..., :1] if images[name].grey else chosen).float() / 255
+    return chosen[..., : images[name].channels].float() / 255
 
 
 def _order(population: xr.Dataset) -> int:
