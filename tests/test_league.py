@@ -298,6 +298,14 @@ def test_shuffled_masks_leave_nothing_but_the_place(population, masks):
     assert abs(shuffled["accuracy"].mean() - place["accuracy"].mean()) < 0.05
 
 
+@pytest.mark.parametrize("machine", ["place", "boosting"])
+def test_masks_of_test_networks_have_no_influence(population, masks, machine):
+    test = xr.DataArray(population["split"].values == "test", dims="model")
+    reader = WeightReader(machine, samples=2000)
+    found = [reader.fit(population, one).predictions(population) for one in (masks, abs(masks - test))]
+    xr.testing.assert_equal(*found)
+
+
 def test_the_area_under_the_curve_is_that_of_pairs(population, masks):
     found = read_masks(population, masks, WeightReader("place"))
     reader = WeightReader("place").fit(population, masks)

@@ -95,6 +95,29 @@ def test_the_best_epoch_on_held_out_networks_is_kept(population):
     )
 
 
+def test_an_epoch_that_diverged_is_not_kept(population):
+    class Diverging(torch.nn.Linear):
+        """Give no numbers when it is asked for the first time after training, and its own later."""
+
+        asked = 0
+
+        def forward(self, vectors):
+            self.asked += 1 - self.training
+            return super().forward(vectors[:, 0]) * (float("nan") if self.asked == 1 and not self.training else 1)
+
+    def diverging(layout, snapshots, outputs, **more):
+        return Diverging(layout.size, outputs)
+
+    reader = NetworkReader(**FEW | {"network": diverging, "width": None, "epochs": 3, "batch": 1000})
+    reader.fit(population, "optimizer")
+    assert np.isnan(reader.history).tolist() == [True, False, False]
+    first = torch.nn.Linear(*reader.module.weight.shape[::-1])
+    with torch.random.fork_rng():
+        torch.manual_seed(reader.seed)
+        first.reset_parameters()
+    assert not torch.equal(reader.module.weight, first.weight)
+
+
 def test_every_tensor_is_brought_to_mean_0_and_spread_1_by_the_training_networks(population, fitted):
     weights = torch.from_numpy(_train(population)["weights"].isel(snapshot=-1).values[:, None])
     inputs = whole._prepared(fitted, fitted.module, weights)
@@ -211,6 +234,12 @@ def test_masks_are_found_by_the_id_of_a_network(population, masks):
         NetworkReader(**FEW).fit(population, masks.isel(weight=slice(9)))
     with pytest.raises(ValueError, match="a population holds no masks"):
         NetworkReader(**FEW | {"epochs": 1}).fit(population, masks).score(population)
+
+
+def test_masks_of_test_networks_have_no_influence(population, masks):
+    test = masks["id"].isin(population["id"].values[population["split"].values == "test"])
+    found = [NetworkReader(**FEW).fit(population, one).predict_proba(population) for one in (masks, abs(masks - test))]
+    xr.testing.assert_equal(*found)
 
 
 def test_one_architecture_is_read(population, fitted):
