@@ -119,7 +119,7 @@ class Plain:
         self.target = (pixels.float() / 255).to(place)
         layout = siren.layout(images.channels, WIDTH, DEPTH)
         start = siren.initial_weights(layout, torch.tensor([int(row["seed"])]), FREQUENCY)[0].float()
-        self.network = siren.to_module(layout, start.to(place), WIDTH, DEPTH, FREQUENCY)
+        self.network = siren.to_module(layout, start.to(place), frequency=FREQUENCY)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=float(row["learning_rate"]), **{kind: True})
 
     def fit(self, steps: int) -> None:

@@ -96,13 +96,7 @@ def test_steps_are_those_of_plain_pytorch(kind: str) -> None:
     weights = siren.initial_weights(layout, torch.from_numpy(rows["seed"].values), 20.0)
     images = torch.stack([_pixels("digits", k) for k in range(3)])
     make = siren.gradient if kind == "compiled" else siren.stacked
-    program = make(
-        layout,
-        fitting.coordinates(SIDE),
-        images,
-        frequency=20.0,
-        **({"width": WIDTH} if make is siren.gradient else {}),
-    )
+    program = make(layout, fitting.coordinates(SIDE), images, frequency=20.0)
     adam = fitting.Adam(weights, rows["learning_rate"].values.tolist())
     plain = [_plain_fit(rows.isel(model=k), 10) for k in range(3)]
     for step in range(10):
@@ -140,7 +134,7 @@ def test_a_network_says_what_it_shows_and_how_well(networks: dict[int, xr.Datase
         assert schema.not_measured(one.attrs) == ("train_accuracy", "valid_accuracy", "test_accuracy")
         assert (one["image"].item(), one["label"].item()) == (number, ("even", "odd")[number % 2])
         assert schema.further_properties(one.attrs)["psnr"].units == "dB"
-        module = siren.to_module(schema.layout_of(one), one["weights"].values[0, -1], WIDTH, 2, 20.0)
+        module = siren.to_module(schema.layout_of(one), one["weights"].values[0, -1], frequency=20.0)
         with torch.no_grad():
             error = (module(fitting.coordinates(SIDE).float()) - _pixels("digits", number)).square().mean()
         assert one["psnr"].item() == pytest.approx(-10 * np.log10(error.item()), abs=0.01)

@@ -12,12 +12,12 @@ ARCHITECTURES = {"usual": (1, 32, 2, 9), "narrow, deep, colour": (3, 5, 3, 5), "
 
 
 def _problem(name: str, m: int = 3) -> tuple:
-    """Give a layout, its depth and width, weights (m, w), inputs and images, float64."""
+    """Give a layout, weights (m, w), inputs and images, float64."""
     channels, width, depth, side = ARCHITECTURES[name]
     layout = siren.layout(channels, width, depth)
     weights = siren.initial_weights(layout, torch.arange(m))
     images = torch.rand(m, side**2, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return layout, {"width": width, "depth": depth}, weights, coordinates(side), images
+    return layout, weights, coordinates(side), images
 
 
 def _autograd(layout, weights: Tensor, inputs: Tensor, images: Tensor, frequency: float) -> tuple[Tensor, Tensor]:
@@ -31,9 +31,9 @@ def _autograd(layout, weights: Tensor, inputs: Tensor, images: Tensor, frequency
 @pytest.mark.parametrize("kind", ["compiled", "stacked"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_gradient_is_that_of_autograd(name: str, kind: str) -> None:
-    layout, architecture, weights, inputs, images = _problem(name)
+    layout, weights, inputs, images = _problem(name)
     if kind == "compiled":
-        program = siren.gradient(layout, inputs, images, **architecture, frequency=20.0)
+        program = siren.gradient(layout, inputs, images, frequency=20.0)
     else:
         program = siren.stacked(layout, inputs, images, frequency=20.0)
     found = torch.empty_like(weights)
@@ -45,29 +45,29 @@ def test_gradient_is_that_of_autograd(name: str, kind: str) -> None:
 
 
 def test_single_precision_errs_as_little_as_pytorch_does() -> None:
-    layout, architecture, weights, inputs, images = _problem("usual")
+    layout, weights, inputs, images = _problem("usual")
     _, exact = _autograd(layout, weights, inputs, images, 30.0)
     ours = torch.empty_like(weights, dtype=torch.float32)
-    siren.gradient(layout, inputs.float(), images.float(), **architecture)(weights.float(), ours)
+    siren.gradient(layout, inputs.float(), images.float())(weights.float(), ours)
     _, theirs = _autograd(layout, weights.float(), inputs.float(), images.float(), 30.0)
     assert 0 < (ours - exact).abs().max() < 4 * (theirs - exact).abs().max()
 
 
 def test_neighbours_change_no_bit() -> None:
-    layout, architecture, weights, inputs, images = _problem("usual")
+    layout, weights, inputs, images = _problem("usual")
     crowd, alone = torch.empty_like(weights), torch.empty_like(weights[:1])
-    losses = siren.gradient(layout, inputs, images, **architecture)(weights, crowd)
-    loss = siren.gradient(layout, inputs, images[2:], **architecture)(weights[2:].clone(), alone)
+    losses = siren.gradient(layout, inputs, images)(weights, crowd)
+    loss = siren.gradient(layout, inputs, images[2:])(weights[2:].clone(), alone)
     assert torch.equal(alone[0], crowd[2])
     assert loss[0] == losses[2]
 
 
 def test_module_gives_the_same_image() -> None:
-    layout, architecture, weights, inputs, _ = _problem("narrow, deep, colour")
+    layout, weights, inputs, _ = _problem("narrow, deep, colour")
     tensors = {one.name: weights[:, layout.slices[one.name]].unflatten(1, one.shape) for one in layout.tensors}
     expected = siren.outputs(tensors, inputs, 20.0)
     for k in range(len(weights)):
-        module = siren.to_module(layout, weights[k], **architecture, frequency=20.0)
+        module = siren.to_module(layout, weights[k], frequency=20.0)
         torch.testing.assert_close(module(inputs).detach(), expected[k])
 
 

@@ -144,6 +144,24 @@ def initial_weights(layout: Layout, seed: int, initialization: str, device: torc
     return vector
 
 
+def glorot_weights(layout: Layout, seeds: Tensor) -> Tensor:
+    """Draw the initial weights of several networks: kernels uniform as Glorot and Bengio, AISTATS 2010, biases 0.
+
+    Parameters
+    ----------
+    layout
+        Of the networks.
+    seeds
+        Shape (m,), int64.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, w), float64, on the device of the seeds.
+    """
+    return torch.stack([initial_weights(layout, seed, "glorot_uniform", seeds.device) for seed in seeds.tolist()])
+
+
 def split(seed: int, images: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Split a network's images nine to one into training and validation.
 

@@ -11,6 +11,8 @@ from nwslib.population import draws, operators
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
+initial_weights = draws.glorot_weights
+
 FORWARD = ()
 SCHEDULE = "constant"
 IMAGES_AT_ONCE = {"cpu": 2048, "cuda": 2**17}
@@ -50,24 +52,6 @@ def layout(image_size: int, channels: int, width: int, depth: int, classes: int)
 def classifier(row: Mapping[str, Any], channels: int, classes: int) -> Layout:
     """Lay out the classifier that a row of a design describes."""
     return layout(row["image_size"], channels, row["width"], row["depth"], classes)
-
-
-def initial_weights(layout: Layout, seeds: Tensor) -> Tensor:
-    """Draw initial weights: kernels uniform as Glorot and Bengio, AISTATS 2010, biases 0.
-
-    Parameters
-    ----------
-    layout
-        Of the networks.
-    seeds
-        Shape (m,), int64.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (m, w), float64, on the device of the seeds.
-    """
-    return torch.stack([draws.initial_weights(layout, seed, "glorot_uniform", seeds.device) for seed in seeds.tolist()])
 
 
 def outputs(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def initial_weights(layout: Layout, seeds: Tensor, frequency: float = 30.0, **ar
     frequency
         Of the sines.
     **architecture
-        Width and depth, which the layout says already.
+        Of no consequence: the layout says the rest.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def outputs(tensors: Mapping[str, Tensor], inputs: Tensor, frequency: float = 30
 
 
 def gradient(
-    layout: Layout, inputs: Tensor, targets: Tensor, width: int = 32, depth: int = 2, frequency: float = 30.0
+    layout: Layout, inputs: Tensor, targets: Tensor, *, frequency: float = 30.0, **architecture: int
 ) -> Gradient:
     """Prepare the program of m networks that gives each one's squared error and the gradient of it.
 
@@ -136,8 +136,10 @@ def gradient(
         Coordinates, shape (b, 2), the same for all.
     targets
         Images, shape (m, b, c).
-    width, depth, frequency
-        Of the networks.
+    frequency
+        Of the sines.
+    **architecture
+        Of no consequence: the layout says the rest.
 
     Returns
     -------
@@ -146,11 +148,12 @@ def gradient(
         tensor operations, whose products may round differently in another company.
     """
     if inputs.device.type == "cpu":
-        return _compiled(inputs, targets, width, depth, frequency)
+        return _compiled(layout, inputs, targets, frequency)
     return stacked(layout, inputs, targets, frequency)
 
 
-def _compiled(inputs: Tensor, targets: Tensor, width: int, depth: int, frequency: float) -> Gradient:
+def _compiled(layout: Layout, inputs: Tensor, targets: Tensor, frequency: float) -> Gradient:
+    width, depth = _shape(layout)
     images, losses = targets.flatten(1).numpy(), torch.empty(len(targets), dtype=inputs.dtype)
     plan = waves.plan(width, depth, targets.shape[2], float(frequency), len(inputs), images.dtype)
     work = np.zeros(plan.size, images.dtype)
@@ -167,8 +170,7 @@ def _compiled(inputs: Tensor, targets: Tensor, width: int, depth: int, frequency
 def stacked(layout: Layout, inputs: Tensor, targets: Tensor, frequency: float = 30.0) -> Gradient:
     """Prepare the same program as plain operations on stacked tensors, for any device."""
     m, pixels, channels = targets.shape
-    hidden = len(layout.tensors) // 2 - 1
-    width = layout.tensors[0].shape[0]
+    width, hidden = _shape(layout)
     sines, cosines = ([inputs.new_empty(m, pixels, width) for _ in range(hidden)] for _ in range(2))
     products, errors = inputs.new_empty(m, pixels, width), torch.empty_like(targets)
     ones = inputs.new_ones(m, 1, pixels)
@@ -204,7 +206,7 @@ def at_once(layout: Layout, pixels: int, device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 32
-    width, hidden = layout.tensors[0].shape[0], len(layout.tensors) // 2 - 1
+    width, hidden = _shape(layout)
     return max(1, 2**31 // (4 * pixels * width * (2 * hidden + 1)))
 
 
@@ -220,9 +222,7 @@ def operations(layout: Layout, pixels: int) -> int:
     return 2 * pixels * (3 * sum(kernels) - kernels[0])
 
 
-def to_module(
-    layout: Layout, vector: Tensor, width: int = 32, depth: int = 2, frequency: float = 30.0
-) -> nn.Sequential:
+def to_module(layout: Layout, vector: Tensor, *, frequency: float = 30.0, **architecture: int) -> nn.Sequential:
     """Rebuild one network as an ordinary PyTorch module.
 
     Parameters
@@ -231,10 +231,10 @@ def to_module(
         Of the network.
     vector
         Its weights, shape (w,): a tensor or an array.
-    width, depth
-        Of the network, which the layout says already.
     frequency
         Of its sines.
+    **architecture
+        Of no consequence: the layout says the rest.
 
     Returns
     -------
@@ -261,6 +261,11 @@ class Sine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it."""
         return torch.sin(self.frequency * x)
+
+
+def _shape(layout: Layout) -> tuple[int, int]:
+    """Give width and depth."""
+    return layout.tensors[0].shape[0], len(layout.tensors) // 2 - 1
 
 
 def _layers(layout: Layout, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -15,6 +15,8 @@ from nwslib.population import draws, operators
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
+initial_weights = draws.glorot_weights
+
 FORWARD = ()
 SCHEDULE = "constant"
 STRIDE = 2
@@ -57,24 +59,6 @@ def layout(channels: int, width: int, depth: int, classes: int) -> Layout:
 def classifier(row: Mapping[str, Any], channels: int, classes: int) -> Layout:
     """Lay out the classifier that a row of a design describes."""
     return layout(channels, row["width"], row["depth"], classes)
-
-
-def initial_weights(layout: Layout, seeds: Tensor) -> Tensor:
-    """Draw initial weights: kernels uniform as Glorot and Bengio, AISTATS 2010, biases 0.
-
-    Parameters
-    ----------
-    layout
-        Of the networks.
-    seeds
-        Shape (m,), int64.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (m, w), float64, on the device of the seeds.
-    """
-    return torch.stack([draws.initial_weights(layout, seed, "glorot_uniform", seeds.device) for seed in seeds.tolist()])
 
 
 def outputs(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
