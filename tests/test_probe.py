@@ -3,12 +3,12 @@ import torch
 from families import LAYOUTS
 
 from nwslib.meta.networks import probe
-from nwslib.population.networks import cnn, kan, mlp, resnet, siren, smallcnn
+from nwslib.population.networks import FAMILIES as MODULES
+from nwslib.population.networks import kan, mlp, resnet
 from nwslib.snapshots import Layout
 from nwslib.snapshots.units import permutation
 
 FAMILIES = pytest.mark.parametrize("family", LAYOUTS)
-MODULES = {"cnn": cnn, "kan": kan, "mlp": mlp, "resnet8": resnet, "siren": siren, "smallcnn": smallcnn}
 
 
 def vectors(layout, networks, snapshots=2, dtype=torch.float64):
@@ -143,3 +143,9 @@ def test_what_it_cannot_do_is_refused(family, change, message):
 def test_other_families_are_refused():
     with pytest.raises(ValueError, match=r"family 'sirens' can't be probed\. Did you mean 'siren'"):
         built(Layout("sirens", LAYOUTS["siren"].tensors))
+
+
+def test_a_part_of_a_network_is_not_probed():
+    part = tuple(tensor for tensor in LAYOUTS["cnn"].tensors if tensor.part == "convolution")
+    with pytest.raises(ValueError, match=r"can't be probed: no dense1\.kernel with rows"):
+        built(Layout("cnn", part))

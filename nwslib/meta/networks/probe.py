@@ -179,7 +179,7 @@ def learned_inputs(layout: Layout, probes: int | None = None, image_size: int = 
     Raises
     ------
     ValueError
-        If a network reads neither 2 coordinates nor a square image.
+        If a network reads neither 2 coordinates nor a square image, or the layer that tells its size is not there.
     """
     shape = _image_shape(layout, image_size)
     probes = _PROBES["images" if shape else "coordinates"] if probes is None else probes
@@ -270,8 +270,10 @@ def _image_shape(layout: Layout, image_size: int) -> tuple[int, int, int] | None
     tensors = {tensor.name: dict(zip(tensor.axes, tensor.shape, strict=True)) for tensor in layout.tensors}
     first = next(iter(tensors.values()))
     if layout.family == "cnn":
-        side = 2**cnn.BLOCKS * tensors["dense1.kernel"]["row"]
-        return side, side, first["source"]
+        rows = tensors.get("dense1.kernel", {}).get("row")
+        if rows is None:
+            raise ValueError(f"{layout.name} can't be probed: no dense1.kernel with rows tells what images it reads")
+        return 2**cnn.BLOCKS * rows, 2**cnn.BLOCKS * rows, first["source"]
     if layout.family == "mlp":
         return first["row"], first["column"], first["source"]
     if layout.family in ("smallcnn", "resnet8"):
