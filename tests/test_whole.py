@@ -186,6 +186,16 @@ def test_a_control_reads_test_networks_with_their_units_permuted(population, fit
     np.testing.assert_allclose(*(found["probability"] for found in same), atol=1e-5)
 
 
+def test_estimates_of_a_fit_that_diverged_are_numbers(population):
+    reader = NetworkReader(**QUICK | {"network": "statistics"}).fit(population, "learning_rate")
+    with torch.no_grad():
+        reader.module.body[-1][-1].bias += 1000
+    assert reader.predict(population).values.max() == 1e300
+    with torch.no_grad():
+        reader.module.body[-1][-1].bias -= 2000
+    assert reader.predict(population).values.min() == 1e-300
+
+
 def test_numbers_are_estimated_on_their_scale(population):
     spread = 2 * (np.log10(population["learning_rate"]) + 3) * (population["snapshot"] - 1) / 19
     rated = population.assign(weights=(population["weights"] * 10**spread).astype("float32"))

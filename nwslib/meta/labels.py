@@ -62,8 +62,11 @@ def to_scale(values: np.ndarray, property: str) -> np.ndarray:
 
 
 def from_scale(values: np.ndarray, property: str) -> np.ndarray:
-    """Put what was read back into the property's own unit; the inverse of `to_scale`."""
-    return 10**values if logarithmic(property) else values
+    """Put what was read back into the property's own unit; the inverse of `to_scale`.
+
+    An estimate of a power of ten beyond 300, of a fit that diverged, counts as 300: no number would hold it.
+    """
+    return 10 ** np.clip(values, -300, 300) if logarithmic(property) else values
 
 
 def shuffle(values: np.ndarray, seed: int) -> np.ndarray:
