@@ -93,6 +93,8 @@ def _stage(run: Run) -> Path:
     stage, root = run.folder / "stage", run.project.root
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book", ignore=shutil.ignore_patterns("*.ipynb", ".*"))
+    if (root / "examples").exists():  # pages show them
+        shutil.copytree(root / "examples", stage / "examples")
     for page in run.pages:
         (stage / page.path).parent.mkdir(parents=True, exist_ok=True)
         (stage / page.path).write_text(_staged(run, page), encoding="utf-8")
