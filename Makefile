@@ -25,7 +25,8 @@ book: profile $(INSTALLED) ## execute the chapters that have changed, and build 
 	@$(BIN)/python -m nwslib.book make --profile $(PROFILE)
 
 test: lint ## lint, and run every test: the examples in the library and the whole smoke book too
-	$(BIN)/python -m pytest --doctest-modules nwslib tests
+	@# A process on each core, of one thread; the smoke book takes longest and comes first; one file's tests share.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --doctest-modules tests/test_smoke_book.py nwslib tests
 
 lint: $(TESTABLE) ## check code, notebooks and parameter files
 	$(BIN)/ruff check
