@@ -388,7 +388,7 @@ def test_a_key_is_no_wider_than_its_axes_and_titles_stand_above_it():
             **{name: ("reading", [0.2, 0.4, 0.6, 0.8]) for name in ("accuracy", "low", "high", "chance")},
         }
     )
-    axes = plots.beside(plots.accuracy_bars, {"this run": table, "reference run": table}, (5, 3))
+    axes = plots.beside(plots.accuracy_bars, {"this run": table, "reference run": table}, (4, 3))
     figure = axes[0].figure
     figure.draw_without_rendering()
     for ax, title in zip(axes, ("this run", "reference run"), strict=True):
@@ -398,4 +398,13 @@ def test_a_key_is_no_wider_than_its_axes_and_titles_stand_above_it():
         assert ax.get_title(loc="left") == title
     (alone,) = plots.beside(plots.accuracy_bars, {"this run": table}, (5, 3))
     assert alone.get_title(loc="left") == ""
+    plt.close("all")
+
+
+def test_panels_that_are_too_wide_for_a_page_stand_below_each_other():
+    draw = lambda table, ax: ax  # noqa: E731
+    for width, across in ((4.0, True), (5.6, False)):
+        first, second = plots.beside(draw, {"this run": None, "reference run": None}, (width, 2))
+        assert (first.get_position().y0 == second.get_position().y0) == across
+        assert first.figure.get_figwidth() <= 8
     plt.close("all")

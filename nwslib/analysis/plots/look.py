@@ -23,6 +23,7 @@ CHANCE = {"color": "#222222", "linewidth": 1.5, "linestyle": (0, (2, 1.5)), "lab
 RING = {"color": MUTED, "marker": "o", "markersize": 4.5, "markerfacecolor": "white", "linestyle": "none"}
 DOT = {"color": MUTED, "marker": "o", "markersize": 4.5, "markeredgewidth": 0, "linestyle": "none"}
 
+_PAGE = 8.0  # inches; on a page a wider figure becomes so small that its words can't be read
 _LETTER, _HANDLE = 0.072, 0.42  # inches that a letter of a key takes, and what stands before and after its text
 
 
@@ -60,7 +61,7 @@ def style() -> None:
 
 
 def beside(
-    draw: Callable[..., Axes], shown: Mapping[str, Any], size: tuple[float, float], *arguments: Any, below: bool = False
+    draw: Callable[..., Axes], shown: Mapping[str, Any], size: tuple[float, float], *arguments: Any
 ) -> np.ndarray:
     """Draw the same figure of several tables, such as those of this run and of the archived reference run.
 
@@ -74,16 +75,14 @@ def beside(
         Width and height of a panel in inches.
     *arguments
         What `draw` takes between the table and the axes.
-    below
-        Whether panels stand below each other, not side by side.
 
     Returns
     -------
     numpy.ndarray
-        The axes, one per table.
+        The axes, one per table: below each other where a page has no room for them side by side.
     """
     count, (width, height) = len(shown), size
-    rows, columns = (count, 1) if below else (1, count)
+    rows, columns = (1, count) if width * count <= _PAGE else (count, 1)
     _, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
     for ax, (label, table) in zip(axes.flat, shown.items(), strict=True):
         draw(table, *arguments, ax)
