@@ -139,15 +139,16 @@ def cost(table: xr.Dataset, group: str, ax: Axes, x: str = "seconds_per_network"
         one = tasks.sel(task=task).dropna("reader", subset=["behind", x])
         ax.vlines(one[x].values, one["low"].values, one["high"].values, color=PALETTE[place], alpha=0.5, linewidth=1.2)
         ax.plot(one[x].values, one["score"].values, **DOT | {"color": PALETTE[place], "markersize": 6})
+    names = []
     for reader in tasks["reader"].values.tolist():
         one = tasks.sel(reader=reader).dropna("task", subset=["behind", x])
         if one.sizes["task"]:
-            top = one.isel(task=int(one["high"].argmax("task")))
-            ax.annotate(
-                words(reader), (top[x], top["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=8.5
-            )
+            best = one.isel(task=int(one["score"].argmax("task")))
+            names.append((best[x].item(), best["score"].item(), words(reader), MUTED))
     ax.set_xscale("log")
-    ax.margins(x=0.12, y=0.1)
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.margins(x=0.18, y=0.1)
+    name_ends(ax, names)
     ax.set(xlabel=COSTS[x], ylabel=_AXES[measure])
     name_colours(ax, [(PALETTE[place], words(task)) for place, task in enumerate(tasks["task"].values.tolist())])
     return _scale(ax, ax.yaxis, measure)
