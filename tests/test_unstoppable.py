@@ -84,7 +84,9 @@ def undisturbed(tmp_path_factory):
 
 def interrupted(folder, sent):
     """Run a process until it has written two networks, then send it a signal; give its end and what it said."""
-    command = [sys.executable, "-c", f"import test_unstoppable as own; own.run({str(folder)!r})"]
+    heeding = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+    work = f"import signal, test_unstoppable as own; {heeding}; own.run({str(folder)!r})"
+    command = [sys.executable, "-c", work]
     own = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "2"}
     with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) as process:
         while len([*folder.glob("parts/*.nc")]) < 2:
