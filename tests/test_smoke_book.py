@@ -30,7 +30,7 @@ def make(root):
 def made(tmp_path_factory):
     """A copy of the book in a folder of its own, executed and built once: the run folder of this one stays as it is."""
     root = tmp_path_factory.mktemp("repository")
-    for folder in filter(lambda folder: (ROOT / folder).exists(), ("book", "params", "results")):
+    for folder in filter(lambda folder: (ROOT / folder).exists(), ("book", "examples", "params", "results")):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns(".*"))
     for file in ("_config.yml", "_toc.yml", "references.bib"):
         shutil.copy(ROOT / file, root)
