@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from nwslib import __version__
 from nwslib.meta.labels import refuse_seen, shuffle
+from nwslib.meta.read import store_reading
 from nwslib.meta.views import Networks, blocks, readable
 from nwslib.population.device import resolve_device
 from nwslib.snapshots import layout_of
@@ -226,10 +226,7 @@ def read_masks(
         found.attrs[name] = round(float(np.mean([part.attrs[name] for part in parts])), 6)
     found = found if len(seeds) > 1 else found.isel(seed=0, drop=True)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        found.to_netcdf(draft, engine="netcdf4")
-        draft.replace(path)
+        store_reading(found, path)
     return found
 
 

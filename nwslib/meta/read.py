@@ -102,7 +102,7 @@ def read(
     parts = [_read_once(population, property, one, shuffled, at, on) for one in every]
     found = parts[0] if seeds is None else _together(parts, seeds)
     if path is not None:
-        _store(found, path)
+        store_reading(found, path)
     return found
 
 
@@ -318,8 +318,16 @@ def _networks(population: xr.Dataset | xr.DataTree) -> str:
     return digest.hexdigest()
 
 
-def _store(found: xr.Dataset, path: Path) -> None:
-    """Write a reading whole or not at all."""
+def store_reading(found: xr.Dataset, path: Path) -> None:
+    """Write a reading whole or not at all.
+
+    Parameters
+    ----------
+    found
+        What `read` gives.
+    path
+        Of the file; its folder is made where it does not exist.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     found.to_netcdf(draft, engine="netcdf4")
