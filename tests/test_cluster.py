@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 from nwslib import population, snapshots, space  # noqa: E402
@@ -18,15 +19,29 @@ from nwslib.snapshots.schema import validate  # noqa: E402
 OPTIONS = {"max_epochs": 2, "progress": False, "device": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def local():
-    """Two worker processes."""
+@contextmanager
+def two_workers():
+    """Two worker processes; one that is lost may take its time to come back."""
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": cluster.RETURN}),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=None
         ) as processes,
         distributed.Client(processes, set_as_default=False) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def local():
+    with two_workers() as client:
+        yield client
+
+
+@pytest.fixture
+def mortal():
+    """A cluster for a test that kills workers: those of other tests live on."""
+    with two_workers() as client:
         yield client
 
 
@@ -131,30 +146,30 @@ def test_the_population_is_the_same_as_on_one_machine(local, digits, tmp_path):
     assert idle(local)
 
 
-def test_a_lost_worker_costs_no_network_and_doubles_none(local, digits, tmp_path):
+def test_a_lost_worker_costs_no_network_and_doubles_none(mortal, digits, tmp_path):
     design = designed(10, batch_size=64)
     finished = []
-    with failing(local, slow):
-        for network in cluster.train(design, digits, client=local, rows_per_task=5, slots=1, **OPTIONS):
+    with failing(mortal, slow):
+        for network in cluster.train(design, digits, client=mortal, rows_per_task=5, slots=1, **OPTIONS):
             finished.append(network)
             if len(finished) == 2:
-                kill(local, list(local.nthreads())[:1])
+                kill(mortal, list(mortal.nthreads())[:1])
     assert sorted(network["model"].item() for network in finished) == list(range(10))
     there = stored(tmp_path / "there", finished)
     assert snapshots.same(there, on_one_machine(tmp_path / "here", design, digits)) == []
 
 
-def test_losing_every_worker_costs_no_network_that_had_arrived(local, digits, monkeypatch):
+def test_losing_every_worker_costs_no_network_that_had_arrived(mortal, digits, monkeypatch):
     runs, real = [], cluster._Run.close
     monkeypatch.setattr(cluster._Run, "close", lambda run: runs.append(run) or real(run))
     numbers, before = [], None
     design = designed(6, batch_size=64)
-    with failing(local, slow):
-        for network in cluster.train(design, digits, client=local, rows_per_task=6, slots=1, **OPTIONS):
+    with failing(mortal, slow):
+        for network in cluster.train(design, digits, client=mortal, rows_per_task=6, slots=1, **OPTIONS):
             numbers.append(network["model"].item())
             if before is None:
                 before = list(numbers)
-                kill(local, list(local.nthreads()))
+                kill(mortal, list(mortal.nthreads()))
     assert sorted(numbers) == list(range(6))
     sent = [model for task in runs[0].arrived.values() for model in task]
     assert [sent.count(model) for model in before] == [1]
@@ -230,18 +245,19 @@ def test_a_worker_that_fails_in_everything_spoils_nothing(local, digits):
         assert [network["status"].item() for network in training] == ["stopped"] * 12
 
 
-def test_a_task_does_not_wait_for_a_worker_that_is_gone(local, digits):
-    whole(local)
-    broken = next(iter(local.nthreads()))
+def test_a_task_does_not_wait_for_a_worker_that_is_gone(mortal, digits):
+    whole(mortal)
+    broken = next(iter(mortal.nthreads()))
 
     def fails(model, worker):
-        if worker.address == broken:
-            time.sleep(1)
+        if worker.address != broken:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not hasattr(worker, "failed"):
+            worker.failed = True
             raise OSError("no space left")
-        os.kill(os.getpid(), signal.SIGKILL)  # and comes back sound
 
-    with failing(local, fails):
-        (network,) = cluster.train(designed(1), digits, client=local, retries=60, **OPTIONS)
+    with failing(mortal, fails):
+        (network,) = cluster.train(designed(1), digits, client=mortal, retries=60, **OPTIONS)
     assert network["status"].item() == "stopped"
 
 
@@ -325,6 +341,14 @@ def test_a_cluster_of_its_own_is_started_and_closed(digits):
     (own,) = set(distributed.LocalCluster._instances) - before
     assert [network["model"].item() for network in training] != []
     assert own.status == distributed.Status.closed
+
+
+def test_a_worker_of_its_own_that_is_lost_may_take_its_time_to_come_back(digits):
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 ms"}):
+        training = cluster.train(designed(2), digits, **OPTIONS)
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == cluster.RETURN
+        assert sum(1 for _ in training) == 2
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1 ms"
 
 
 @pytest.mark.slow

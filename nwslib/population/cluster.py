@@ -57,6 +57,7 @@ TASKS_PER_WORKER = 4  # so that the tasks that end last are short
 CROWD = 8  # networks side by side from which on a core works well: a task has as many, where there are enough
 WAITING = 16  # finished networks on the scheduler from which on workers wait for the client
 PATIENCE = 60  # seconds without a network, from which on it matters whether there is a worker at all
+RETURN = 600  # seconds that a worker that was lost may take to come back; Dask itself waits for 15, less than an import
 HOPELESS = 8  # networks that fail one after the other from which on it is not their fault
 _POLL = 0.1  # seconds
 
@@ -316,6 +317,7 @@ def _connect(client: Client | str | None, networks: int, device: str, stack: Exi
         place = resolve_device(device)
         most = 1 if ":" in device else torch.cuda.device_count() if place.type == "cuda" else dask.system.CPU_COUNT
         options = {"processes": True, "threads_per_worker": 1, "memory_limit": None}
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": RETURN}))
         client = stack.enter_context(
             LocalCluster(n_workers=max(1, min(most, networks)), dashboard_address="127.0.0.1:0", **options)
         )
