@@ -42,13 +42,12 @@ def test_processes_are_others_and_end_with_this_one(tree):
     assert many._pool(2).submit(os.getppid).result() == os.getpid()
 
 
-def test_an_interrupt_ends_a_reading_but_no_process_that_waits(tree, monkeypatch):
+def test_an_interrupt_ends_a_reading_but_no_process_that_waits():
     assert many._pool(2).submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
-    monkeypatch.setattr(many, "read", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(KeyboardInterrupt):
-            many._read(tree, "optimizer", StatisticsReader(), {})
+            many._interruptible(lambda: os.kill(os.getpid(), signal.SIGINT))
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from nwslib.analysis import league as scoring
-from nwslib.meta.many import read_all
+from nwslib.meta.many import read_all, side_by_side
 from nwslib.meta.masks import read_masks
 from nwslib.meta.read import Reader
 from nwslib.meta.views import nodes, readable
+from nwslib.meta.whole import NetworkReader
 from nwslib.space import nearest
 
 _ORDER = 6  # a purpose for draws by a seed, beside those of nwslib.meta.labels, of the fits and of masks
@@ -40,6 +42,8 @@ class Task:
         The section of the league that it belongs to.
     at
         The snapshot that readers of a single one read; None: the reader's own. Readers of several keep theirs.
+    epochs
+        Of every `NetworkReader`: where there are more networks, fewer epochs are as much work. None: the reader's own.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Task:
     score: str = "accuracy"
     group: str = ""
     at: int | None = None
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if self.score not in scoring.MEASURES:
@@ -132,9 +137,10 @@ def readings(
     dict of str to xarray.Dataset
         By the name of the reader, what `nwslib.meta.read` gives.
     """
-    asked = [_at(reader, task.at) for reader in readers.values()]
+    asked = [_set(reader, task) for reader in readers.values()]
     if task.masks is not None:
-        every = [read_masks(task.population, task.masks, reader, seeds=seeds, keep=keep) for reader in asked]
+        calls = [partial(read_masks, task.population, task.masks, one, seeds=seeds, keep=keep) for one in asked]
+        every = side_by_side(calls, [reader.device for reader in asked], workers)
         return dict(zip(readers, every, strict=True))
     options = {"keep": keep, "workers": workers, **_seeds(seeds)}
     if len(seeds) == 1:
@@ -153,6 +159,8 @@ def learning_curve(
     workers: int | None = None,
 ) -> xr.Dataset:
     """Score readers that learn from more and more of the training networks, always on the same test networks.
+
+    Where the task says how many epochs there are, fewer networks are seen more often, so that the work is the same.
 
     Parameters
     ----------
@@ -199,7 +207,8 @@ def _fewer(task: Task, node: xr.Dataset, count: int, seed: int) -> Task:
     if task.property and side.column(task.property).dtype.kind != "f":
         order = order[_in_turn(side.column(task.property)[order])]
     chosen = np.concatenate([side.positions[0][order[:count]], readable(node, "test").positions[0]])
-    return replace(task, population=node.isel(model=np.sort(chosen)))
+    epochs = None if task.epochs is None else round(task.epochs * len(side) / count)
+    return replace(task, population=node.isel(model=np.sort(chosen)), epochs=epochs)
 
 
 def _in_turn(labels: np.ndarray) -> np.ndarray:
@@ -226,7 +235,10 @@ def _seeds(seeds: Sequence[int]) -> dict[str, Sequence[int]]:
     return {"seeds": list(seeds)} if len(seeds) > 1 else {}
 
 
-def _at(reader: Reader, snapshot: int | None) -> Reader:
-    """Let a reader of a single snapshot read the one that the task is about."""
-    single = snapshot is not None and np.ndim(reader.snapshot) == 0
-    return replace(reader, snapshot=snapshot) if single else reader
+def _set(reader: Reader, task: Task) -> Reader:
+    """Give a reader the snapshot and the epochs of a task."""
+    if task.at is not None and np.ndim(reader.snapshot) == 0:
+        reader = replace(reader, snapshot=task.at)
+    if task.epochs is not None and isinstance(reader, NetworkReader):
+        reader = replace(reader, epochs=task.epochs)
+    return reader

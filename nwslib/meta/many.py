@@ -5,9 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psutil
@@ -57,11 +57,34 @@ def read_all(
     On two cores, fits of the pooled meta-classifier took 0.51 of the time that they take one after the other.
     """
     wanted = list(wanted)
-    workers = min(_affordable() if workers is None else workers, len(wanted))
-    if workers < 2 or any(resolve_device(reader.device).type != "cpu" for _, reader in wanted):
-        return [read(population, name, reader, **options) for name, reader in wanted]
+    calls = [partial(read, population, name, reader, **options) for name, reader in wanted]
+    return side_by_side(calls, [reader.device for _, reader in wanted], workers)
+
+
+def side_by_side(
+    calls: Sequence[Callable[[], xr.Dataset]], devices: Iterable[str], workers: int | None = None
+) -> list[xr.Dataset]:
+    """Make readings side by side, each in a process of its own.
+
+    Parameters
+    ----------
+    calls
+        Functions without arguments that can be sent to another process, one for each reading.
+    devices
+        Of the readers.
+    workers
+        As in `read_all`.
+
+    Returns
+    -------
+    list of xarray.Dataset
+        What each call gives, in their order.
+    """
+    workers = min(_affordable() if workers is None else workers, len(calls))
+    if workers < 2 or any(resolve_device(device).type != "cpu" for device in devices):
+        return [call() for call in calls]
     pool = _pool(workers)
-    futures = [pool.submit(_read, population, name, reader, options) for name, reader in wanted]
+    futures = [pool.submit(_interruptible, call) for call in calls]
     try:
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
@@ -86,13 +109,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
 
-def _read(
-    population: xr.Dataset | xr.DataTree, property: str, reader: Reader, options: Mapping[str, Any]
-) -> xr.Dataset:
+def _interruptible(call: Callable[[], xr.Dataset]) -> xr.Dataset:
     """Make a reading, which an interrupt ends; a process that waits for one is not to die of it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return read(population, property, reader, **options)
+        return call()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

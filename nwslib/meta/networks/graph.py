@@ -322,8 +322,8 @@ class _Readout(nn.Module):
         nodes, links = list(wired.nodes.values()), wired.links
         units = [(nodes[number].weights[:, None], _folded_units(nodes[number])[:, None]) for number in self.units]
         edges = [(links[number].weights, _folded_edges(links[number], wired)) for number in self.links]
-        self.of_units = nn.ModuleList(_Scores(*one, width, seen, width // 2) for one in units)
-        self.of_edges = nn.ModuleList(_Scores(*one, 2 * width + width // 2, seen, width // 2) for one in edges)
+        self.of_units = nn.ModuleList(_Scores(*one, width, seen, width) for one in units)
+        self.of_edges = nn.ModuleList(_Scores(*one, 2 * width + width // 2, seen, width) for one in edges)
         order = np.concatenate([places.ravel() for places, _ in units + edges])
         self.register_buffer("order", torch.from_numpy(np.argsort(order)), persistent=False)
 
@@ -348,6 +348,7 @@ class _Scores(nn.Module):
         self.shape, self.folds = (own_units, own_sources), (units // own_units, sources // own_sources)
         self.state = nn.Sequential(nn.Linear(state, inner), nn.ReLU(), nn.Linear(inner, math.prod(self.folds) * inner))
         self.carried = nn.Linear(carried * seen, inner, bias=False)
+        self.mixed = nn.Sequential(nn.ReLU(), nn.Linear(inner, inner), nn.ReLU())
         self.factors = nn.Linear(inner, carried * (1 + seen))
 
     def forward(self, seen: Tensor, state: Tensor) -> Tensor:
@@ -355,6 +356,6 @@ class _Scores(nn.Module):
         own = seen[:, self.places]  # (b, units, sources, n, seen)
         # Axes: units as they are or folded into one, then those that were folded; the same of sources.
         unfolded = self.state(state).unflatten(-1, (*self.folds, -1)).permute(0, 1, 3, 2, 4, 5)
-        mixed = torch.relu(self.carried(own.flatten(-2)) + unfolded.flatten(3, 4).flatten(1, 2))
+        mixed = self.mixed(self.carried(own.flatten(-2)) + unfolded.flatten(3, 4).flatten(1, 2))
         factors = self.factors(mixed).unflatten(-1, (*own.shape[-2:-1], 1 + own.shape[-1]))
         return (factors[..., 0] + (factors[..., 1:] * own).sum(-1)).flatten(1)
