@@ -229,17 +229,20 @@ def test_a_task_is_read_at_its_own_snapshot(population):
     assert json.loads(found["several"].attrs["parameters"])["snapshot"] == [1, 20]
 
 
-def test_a_task_says_how_long_networks_that_read_whole_networks_learn(population):
+def test_a_task_has_one_budget_for_networks_that_read_whole_networks(population):
     readers = {"net": meta.NetworkReader(network="statistics", width=4, epochs=9), "plain": READERS["layers"]}
-    found = readings(Task("short", population, "optimizer", epochs=3), readers, workers=1)
+    found = readings(Task("short", population, "optimizer", budget={"epochs": 3, "rate": 0.5}), readers, workers=1)
     assert json.loads(found["net"].attrs["parameters"])["epochs"] == 3
+    assert json.loads(found["net"].attrs["parameters"])["rate"] == 0.5
     task = Task("long", population, "optimizer")
     assert json.loads(readings(task, readers, workers=1)["net"].attrs["parameters"])["epochs"] == 9
+    with pytest.raises(ValueError, match=r"one: a budget has no 'epoch'. Did you mean 'epochs'"):
+        Task("one", population, "optimizer", budget={"epoch": 3})
 
 
 def test_fewer_networks_are_seen_as_often_in_all(population, tmp_path):
     known = int((population["split"] == "train").sum())
-    task = Task("one", population, "optimizer", epochs=4)
+    task = Task("one", population, "optimizer", budget={"epochs": 4})
     readers = {"net": meta.NetworkReader(network="statistics", width=4)}
     learning_curve(task, readers, [known // 2, known], [0], keep=tmp_path, workers=1)
     kept = [xr.load_dataset(one).attrs for one in tmp_path.iterdir()]

@@ -1,7 +1,7 @@
 """The league: the same networks, split and budget for every reader, and one table of who reads them how well."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from nwslib.meta.whole import NetworkReader
 from nwslib.space import nearest
 
 _ORDER = 6  # a purpose for draws by a seed, beside those of nwslib.meta.labels, of the fits and of masks
+_BUDGET = ("epochs", "batch", "rate", "weight_decay")
 _OF_MASKS = ("accuracy", "AUC")
 _COSTS = ("seconds", "seconds_to_train", "seconds_per_network")
 
@@ -42,8 +43,9 @@ class Task:
         The section of the league that it belongs to.
     at
         The snapshot that readers of a single one read; None: the reader's own. Readers of several keep theirs.
-    epochs
-        Of every `NetworkReader`: where there are more networks, fewer epochs are as much work. None: the reader's own.
+    budget
+        What every `NetworkReader` gets that reads this task: ``epochs``, ``batch``, ``rate`` or ``weight_decay``, the
+        same for all. What is not there is the reader's own.
     """
 
     name: str
@@ -53,13 +55,16 @@ class Task:
     score: str = "accuracy"
     group: str = ""
     at: int | None = None
-    epochs: int | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.score not in scoring.MEASURES:
             raise ValueError(f"{self.name}: unknown score {self.score!r}. {nearest(self.score, scoring.MEASURES)}")
         if bool(self.property) == (self.masks is not None):
             raise ValueError(f"{self.name}: a task reads either a property or masks, not both and not neither")
+        for name in self.budget:
+            if name not in _BUDGET:
+                raise ValueError(f"{self.name}: a budget has no {name!r}. {nearest(name, _BUDGET)}")
 
 
 def league(
@@ -160,7 +165,7 @@ def learning_curve(
 ) -> xr.Dataset:
     """Score readers that learn from more and more of the training networks, always on the same test networks.
 
-    Where the task says how many epochs there are, fewer networks are seen more often, so that the work is the same.
+    Where the task's budget has a number of epochs, fewer networks are seen more often, so that the work is the same.
 
     Parameters
     ----------
@@ -207,8 +212,8 @@ def _fewer(task: Task, node: xr.Dataset, count: int, seed: int) -> Task:
     if task.property and side.column(task.property).dtype.kind != "f":
         order = order[_in_turn(side.column(task.property)[order])]
     chosen = np.concatenate([side.positions[0][order[:count]], readable(node, "test").positions[0]])
-    epochs = None if task.epochs is None else round(task.epochs * len(side) / count)
-    return replace(task, population=node.isel(model=np.sort(chosen)), epochs=epochs)
+    longer = {"epochs": round(task.budget["epochs"] * len(side) / count)} if "epochs" in task.budget else {}
+    return replace(task, population=node.isel(model=np.sort(chosen)), budget={**task.budget, **longer})
 
 
 def _in_turn(labels: np.ndarray) -> np.ndarray:
@@ -236,9 +241,7 @@ def _seeds(seeds: Sequence[int]) -> dict[str, Sequence[int]]:
 
 
 def _set(reader: Reader, task: Task) -> Reader:
-    """Give a reader the snapshot and the epochs of a task."""
+    """Give a reader the snapshot and the budget of a task."""
     if task.at is not None and np.ndim(reader.snapshot) == 0:
         reader = replace(reader, snapshot=task.at)
-    if task.epochs is not None and isinstance(reader, NetworkReader):
-        reader = replace(reader, epochs=task.epochs)
-    return reader
+    return replace(reader, **task.budget) if isinstance(reader, NetworkReader) else reader
