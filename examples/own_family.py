@@ -5,6 +5,7 @@
 This module is the family: `classifier`, `initial_weights`, `outputs`, and two names that say how they are to be called.
 """
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from nwslib import meta, snapshots, space
-from nwslib.population import classifying, draws, images, operators, train
+from nwslib.population import draws, images, networks, operators, train
 from nwslib.snapshots.layout import Layout, Tensor
 
 FORWARD, SCHEDULE = (), "constant"  # columns of the design that `outputs` takes; the learning rate over time
@@ -43,7 +44,7 @@ def main() -> None:
     """Name the family, train networks of it with more or less wrong labels, and read how wrong they were."""
     space.FAMILIES["rbf", "classify"] = space.FAMILIES["mlp", "classify"].renamed("rbf")
     space.COLLECTIONS["noisy_rbf"] = {"family": "rbf", "task": "classify"}
-    classifying.FAMILIES["rbf"] = __name__
+    networks.FAMILIES["rbf"] = sys.modules[__name__]
     slow = {"learning_rate": [0.01, 0.03], "epochs": 10}
     design = space.sample("noisy_rbf", 80, seed=0, dataset="digits", image_size=14, width=16, **slow)
     with tempfile.TemporaryDirectory() as folder:

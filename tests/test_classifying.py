@@ -1,6 +1,5 @@
 """Classifiers of further families: alone as in a crowd, as a plain loop trains them, on labels with noise."""
 
-import importlib
 import threading
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from nwslib.population import classifying, draws, images
+from nwslib.population import classifying, draws, images, networks
 from nwslib.population.shared import Shared
 from nwslib.population.slots import bank, member, rows
 from nwslib.snapshots.schema import validate
@@ -64,7 +63,7 @@ def _train(design, sets, *arguments, **options):
 
 
 def _module(family):
-    return importlib.import_module(classifying.FAMILIES[family])
+    return networks.FAMILIES[family]
 
 
 def _train_plainly(row, sets, steps):

@@ -27,7 +27,6 @@ a block of its own. Alone and in a crowd a network is the same up to rounding, w
 crowds gave the same bits, but a small CNN among eight differed by 1e-8 after a few steps from the same among four.
 """
 
-import importlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -43,19 +42,16 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
+from nwslib import space
 from nwslib.population import draws
 from nwslib.population import progress as status_line
 from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
+from nwslib.population.networks import FAMILIES
 from nwslib.population.shared import CURVES, Shared, finished, snapshot_steps
 from nwslib.population.slots import Bank, Member, bank, member, rows
 from nwslib.snapshots.layout import Layout
 from nwslib.space import nearest
-
-_NETWORKS = "nwslib.population.networks"
-
-#: The module of each family; one of one's own is added here, as well as to `nwslib.space.FAMILIES`.
-FAMILIES = {name: f"{_NETWORKS}.{name}" for name in ("mlp", "smallcnn", "kan")} | {"resnet8": f"{_NETWORKS}.resnet"}
 
 #: The epoch of the highest rate in a triangular schedule; half way where that comes first.
 PEAK = 5
@@ -390,16 +386,17 @@ class Block:
 
 
 def _check(every: Rows, images: Mapping[str, ImageSet], device: torch.device) -> None:
+    known = [name for name, task in space.FAMILIES if task == "classify"]
     for row in every:
-        if row["family"] not in FAMILIES:
-            raise ValueError(f"family {row['family']!r} has no classifiers. {nearest(row['family'], FAMILIES)}")
+        if row["family"] not in known:
+            raise ValueError(f"family {row['family']!r} has no classifiers. {nearest(row['family'], known)}")
         # Only where a batch may be larger than an epoch is the split drawn for that.
         if row["batch_size"] > draws.balanced_count(images[row["dataset"]].train_labels) // 2:
             member(row, bank({row["dataset"]: images[row["dataset"]]}, device))
 
 
 def _trained(every: Rows, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
-    family = importlib.import_module(FAMILIES[every[0]["family"]])
+    family = FAMILIES[every[0]["family"]]
     threads = thread_count(shared)
     watch = _Watch(len(every), shared.progress)
     results = _results(_blocks(every, family, images, shared, threads), family, images, shared, threads)

@@ -20,10 +20,9 @@ A network maps a pixel's coordinates to its value. Its *family* is a module of `
     One network: takes coordinates (b, 2) and gives pixels (b, c).
 """
 
-import importlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -35,19 +34,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from nwslib import space
 from nwslib.population import progress as status_line
 from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
 from nwslib.population.lanes import waves
+from nwslib.population.networks import FAMILIES
 from nwslib.population.shared import Shared, finished, snapshot_steps
 from nwslib.population.slots import rows
 from nwslib.snapshots.layout import Layout
 from nwslib.space import nearest
-
-#: Fills the second argument with the gradients at the first, both (m, w), and gives the losses (m,).
-Gradient = Callable[[Tensor, Tensor], Tensor]
-
-FAMILIES = ("siren", "kan")
 
 #: The seed of the one draw that all networks of ``initialization="shared"`` start from.
 SHARED_SEED = 0
@@ -154,7 +150,8 @@ def initial_weights(block: Block) -> Tensor:
 
 
 def _check(every: list[dict[str, Any]], images: Mapping[str, ImageSet]) -> None:
-    known = {"family": FAMILIES, "optimizer": ("adam",), "initialization": ("own", "shared")}
+    families = [name for name, task in space.FAMILIES if task == "image"]
+    known = {"family": families, "optimizer": ("adam",), "initialization": ("own", "shared")}
     for row in every:
         for name, values in known.items():
             if row[name] not in values:
@@ -173,12 +170,12 @@ def _blocks(
     """Cut the rows into blocks of networks that agree in everything but image, seed and learning rate."""
 
     def kind(row: dict[str, Any]) -> tuple:
-        family = importlib.import_module(f"nwslib.population.networks.{row['family']}")
+        family = FAMILIES[row["family"]]
         architecture = tuple(row[name] for name in family.ARCHITECTURE)
         return row["family"], architecture, images[row["dataset"]].channels, row["image_size"], row["steps"]
 
     for (name, values, channels, side, steps), group in groupby(sorted(every, key=kind), kind):
-        family = importlib.import_module(f"nwslib.population.networks.{name}")
+        family = FAMILIES[name]
         architecture = dict(zip(family.ARCHITECTURE, values, strict=True))
         layout, some = family.layout(channels, **architecture), list(group)
         most = shared.slots // threads if shared.slots else family.at_once(layout, side * side, shared.device)

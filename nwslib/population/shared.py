@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from nwslib import __version__
 from nwslib.population.device import describe
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import COORDINATES, SCHEMA_VERSION
 from nwslib.space import COLUMNS, Column, nearest
+
+#: Fills the second argument with the gradients at the first, both (m, w), and gives the losses (m,).
+Gradient = Callable[[Tensor, Tensor], Tensor]
 
 CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
 

@@ -10,7 +10,7 @@ from nwslib.space import nearest
 
 __all__ = ["FAMILIES", "cnn", "kan", "mlp", "resnet", "siren", "smallcnn", "to_module"]
 
-#: The module of each family.
+#: The module of each family. One of one's own is added here, as well as to `nwslib.space.FAMILIES`.
 FAMILIES = {"cnn": cnn, "kan": kan, "mlp": mlp, "resnet8": resnet, "siren": siren, "smallcnn": smallcnn}
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nwslib.population import draws
-from nwslib.population.fitting import Gradient
 from nwslib.population.lanes import waves
+from nwslib.population.shared import Gradient
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.layout import Tensor as LayoutTensor
 
