@@ -40,6 +40,11 @@ def test_predictions_are_probabilities_of_the_test_networks(population, fitted):
     assert np.array_equal(fitted.predict(population), found["class"].values[found["probability"].argmax("class")])
 
 
+def test_it_says_how_many_weights_it_has(population, fitted):
+    count = sum(one.numel() for one in fitted.module.parameters())
+    assert fitted.parameters == fitted.predictions(population).attrs["parameter_count"] == count
+
+
 def test_a_prediction_averages_evenly_spaced_runs(population, fitted):
     runs = fitted.predict_runs(population)
     found = fitted.predictions(population)

@@ -122,6 +122,11 @@ class RunReader:
         """What a table calls it."""
         return f"DMC, {self.network}"
 
+    @property
+    def parameters(self) -> int:
+        """How many trainable parameters the fitted network has."""
+        return dmc.parameter_count(self.module)
+
     def fit(self, data: xr.Dataset | xr.DataTree, property: str, *, shuffled: bool = False) -> Self:
         """Learn to read a property from runs of the networks of the training split.
 
@@ -249,7 +254,7 @@ class RunReader:
             found["prediction"] = (probability.dims[:-1], self.classes[probability.argmax("class").values])
             right = self.classes[runs.argmax("class").values] == truth.values[:, None, None]
             found["run_accuracy"] = (probability.dims[:-1], right.mean(axis=2))
-        found.attrs = {"left_out": runs.attrs["left_out"]}
+        found.attrs = {"left_out": runs.attrs["left_out"], "parameter_count": self.parameters}
         found = found.drop_vars("start", errors="ignore")
         single = np.ndim(self.snapshot if snapshot is None else snapshot) == 0
         return found.isel(snapshot=0, drop=True) if single else found
