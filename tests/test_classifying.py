@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from nwslib.population import classifying, draws, images, networks
+from nwslib.population import classifying, draws, images, networks, train
 from nwslib.population.shared import Shared
 from nwslib.population.slots import bank, member, rows
 from nwslib.snapshots.schema import validate
@@ -141,6 +141,24 @@ def test_a_large_batch_in_pieces_is_the_same_batch(sets, monkeypatch):
     torch.testing.assert_close(pieces.weights, whole.weights, rtol=0, atol=1e-10)
     torch.testing.assert_close(pieces.loss, whole.loss)
     assert torch.equal(pieces.correct, whole.correct)
+
+
+@pytest.mark.parametrize("family", FAMILY_ROWS)
+def test_mixed_precision_rounds_products_and_learns_alike(family):
+    sets = {"digits": images.load("digits", size=16, train_limit=300, test_limit=60)}
+    noise = {} if family == "resnet8" else {"label_noise": [0.0, 0.5]}
+    design = _design(family, 2, dataset="digits", **noise)
+    exact, mixed = (
+        list(train(design, sets, device="cpu", precision=precision, snapshots=3, progress=False))
+        for precision in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact, mixed, strict=True):
+        first, last = (one["weights"] - other["weights"]).values[0][[0, -1]]
+        assert not first.any()  # weights themselves are kept in full
+        moved = np.abs(np.diff(one["weights"].values[0][[0, -1]], axis=0)).mean()
+        assert 0 < np.abs(last).mean() < 0.5 * moved
+        assert other["weights"].dtype == "float32"
+        assert one["id"].item() != other["id"].item()
 
 
 def test_noise_in_the_labels_takes_the_accuracy_down_to_chance():

@@ -271,6 +271,7 @@ def test_a_status_line_that_is_not_wanted_is_not_touched(small_design, bars, tmp
     ("options", "change", "message"),
     [
         ({"precision": "float31"}, {}, "unknown precision 'float31'. Did you mean 'float32'"),
+        ({"precision": "bfloat16"}, {}, "family 'cnn' have no mixed precision 'bfloat16'. Nearest: 'float32'"),
         ({"device": "cudaa"}, {}, "cudaa"),
         ({"max_epochs": 0}, {}, "at least 1, not 0"),
         ({"slots": 2.5}, {}, "slots must be a whole number, at least 1, not 2.5"),

@@ -255,6 +255,7 @@ class Block:
         self.layout, self.images, self.batch = first.layout, first.images, first.one.row["batch_size"]
         self.forward = dict(_forward(family, first.one.row))
         self.piece = _piece(family, self.batch, shared.device)
+        self.mixed = shared.mixed
         self.white = torch.tensor(255, dtype=shared.dtype, device=shared.device)
         self.steps = 0
         seeds = torch.tensor([learner.one.row["seed"] for learner in self._padded(learners)], device=shared.device)
@@ -341,7 +342,8 @@ class Block:
             for tensor, part in zip(self.layout.tensors, parts, strict=True)
         }
         images = self.images.images.index_select(0, index.flatten()) / self.white
-        return self.family.outputs(tensors, images.unflatten(0, index.shape), **self.forward)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            return self.family.outputs(tensors, images.unflatten(0, index.shape), **self.forward).to(images.dtype)
 
     def _update(self, gradient: Tensor) -> None:
         """Adam with decoupled weight decay, its epsilon added to the corrected root."""

@@ -67,6 +67,11 @@ class Shared:
     protocol: str
     progress: bool
 
+    @property
+    def mixed(self) -> bool:
+        """Whether products are in bfloat16."""
+        return self.parameters.get("precision") == "bfloat16"
+
 
 def snapshot_steps(steps: int, snapshots: int) -> np.ndarray:
     """Say after how many optimiser steps each snapshot is taken: evenly spaced, the first before training.

@@ -33,7 +33,8 @@ from nwslib.population.slots import Bank, bank, changes, member, rows
 from nwslib.snapshots.schema import SNAPSHOTS
 
 PROTOCOL_VERSION = "1"
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+#: What weights and their optimiser are kept in; with bfloat16, products alone are in that.
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 CLASS_IMAGES = 20
 MAX_EPOCHS = 1000
 
@@ -109,7 +110,8 @@ def train(
         Networks trained side by side; by default as many as were measured to suit the architecture and this machine.
         Changes no result.
     precision
-        ``"float32"`` or ``"float64"``.
+        ``"float32"``, ``"float64"``, or for classifiers of families but the study's ``"bfloat16"``: mixed precision,
+        products in bfloat16 and the rest in float32, for devices that have fast units for it.
     snapshots
         How many are kept of each network, evenly spaced over its run. In the study's family always 20.
     max_epochs
@@ -166,6 +168,8 @@ def train(
         _check_images(design, images)
     versions = {name: images[name].version for name in sorted(images)}
     place, family = resolve_device(device), space.family_of(design)
+    if precision == "bfloat16" and family.task != "classify":
+        raise ValueError(f"networks of family {family.name!r} have no mixed precision 'bfloat16'. Nearest: 'float32'")
     if family.task:
         study = {"max_epochs": max_epochs, "options": list(options), "updates": updates}
         _refuse(family, study | {"implementation": implementation if implementation != "auto" else None})
