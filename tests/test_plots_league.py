@@ -115,3 +115,23 @@ def test_unknown_groups_costs_and_mixed_measures_are_refused(table, ax):
         plots.cost(table, "images", ax, "seconds_per_networks")
     with pytest.raises(ValueError, match="one measure, not R2, accuracy"):
         plots.league(table.assign_coords(group=("task", ["images"] * 3)), "images", ax)
+
+
+def test_a_panel_has_room_for_every_line(table, ax):
+    images = table.sel(task=["image class, mnist", "our own"])
+    (_, one), (_, both) = plots.league_size(images.isel(task=[1])), plots.league_size(images)
+    assert one < both
+    plots.league(images, "images", ax)
+    lines = len(ax.get_yticks())
+    assert both == pytest.approx(1.2 + 0.22 * (lines + 1.4 * 2))
+
+
+def test_panels_below_each_other_are_as_high_as_they_need_be(table):
+    shown = {"this run": table.isel(task=[1]), "reference run": table.isel(task=[0, 1])}
+    axes = plots.beside(plots.league, shown, plots.league_size, "images")
+    heights = [plots.league_size(one)[1] for one in shown.values()]
+    figure = axes[0].figure
+    assert figure.get_figheight() == pytest.approx(sum(heights))
+    small, large = (one.get_subplotspec().get_position(figure).height for one in axes)
+    assert large / small == pytest.approx(heights[1] / heights[0], rel=0.02)
+    plt.close(figure)

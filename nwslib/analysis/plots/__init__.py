@@ -13,7 +13,7 @@ from nwslib.analysis.plots.footprints import (
     transfer,
     when,
 )
-from nwslib.analysis.plots.league import cost, league, learning_curves
+from nwslib.analysis.plots.league import cost, league, league_size, learning_curves
 from nwslib.analysis.plots.look import PALETTE, beside, style
 from nwslib.analysis.plots.populations import (
     curves,
@@ -62,6 +62,7 @@ __all__ = [
     "landscape",
     "layer_spreads",
     "league",
+    "league_size",
     "learning_curves",
     "r2_by",
     "rates",

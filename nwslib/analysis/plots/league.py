@@ -77,6 +77,14 @@ def league(table: xr.Dataset, group: str, ax: Axes) -> Axes:
     return _scale(ax, ax.xaxis, measure)
 
 
+def league_size(table: xr.Dataset) -> tuple[float, float]:
+    """Say how wide and how high a panel of `league` is that draws all tasks of a table, in inches."""
+    lines = int(table["behind"].notnull().sum())
+    for task, measure in zip(table["task"].values.tolist(), table["counts"].values.tolist(), strict=True):
+        lines += len(_of_others(task, measure))
+    return 6.2, 1.2 + 0.22 * (lines + 1.4 * table.sizes["task"])
+
+
 def learning_curves(curve: xr.Dataset, ax: Axes) -> Axes:
     """Draw the score of readers against the number of networks that they learned from, with 95 % intervals.
 

@@ -61,7 +61,10 @@ def style() -> None:
 
 
 def beside(
-    draw: Callable[..., Axes], shown: Mapping[str, Any], size: tuple[float, float], *arguments: Any
+    draw: Callable[..., Axes],
+    shown: Mapping[str, Any],
+    size: tuple[float, float] | Callable[[Any], tuple[float, float]],
+    *arguments: Any,
 ) -> np.ndarray:
     """Draw the same figure of several tables, such as those of this run and of the archived reference run.
 
@@ -72,7 +75,7 @@ def beside(
     shown
         What it draws, by the title of the panel; a single panel has none.
     size
-        Width and height of a panel in inches.
+        Width and height of a panel in inches; or a function that gives them for a table.
     *arguments
         What `draw` takes between the table and the axes.
 
@@ -81,12 +84,15 @@ def beside(
     numpy.ndarray
         The axes, one per table: below each other where a page has no room for them side by side.
     """
-    count, (width, height) = len(shown), size
-    rows, columns = (1, count) if width * count <= _PAGE else (count, 1)
-    _, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    widths, heights = zip(*[size(table) if callable(size) else size for table in shown.values()], strict=True)
+    if sum(widths) <= _PAGE:
+        grid, figure = {"ncols": len(shown), "width_ratios": widths}, (sum(widths), max(heights))
+    else:
+        grid, figure = {"nrows": len(shown), "height_ratios": heights}, (max(widths), sum(heights))
+    _, axes = plt.subplots(**grid, figsize=figure, squeeze=False)
     for ax, (label, table) in zip(axes.flat, shown.items(), strict=True):
         draw(table, *arguments, ax)
-        if count > 1:
+        if len(shown) > 1:
             ax.set_title(words(label), pad=_above(ax))
     return axes.ravel()
 
