@@ -44,11 +44,10 @@ from torch import Tensor
 
 from nwslib import space
 from nwslib.population import draws
-from nwslib.population import progress as status_line
 from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
 from nwslib.population.networks import FAMILIES
-from nwslib.population.shared import CURVES, Shared, finished, snapshot_steps
+from nwslib.population.shared import CURVES, EPSILON, KEEP_A, KEEP_V, Shared, Watch, finished, snapshot_steps
 from nwslib.population.slots import Bank, Member, bank, member, rows
 from nwslib.snapshots.layout import Layout
 from nwslib.space import nearest
@@ -62,7 +61,6 @@ IMAGES_AT_ONCE = {"cpu": 512, "cuda": 2**16}
 Rows = list[dict[str, Any]]
 
 _VECTOR = 32  # numbers that PyTorch's loops take at once
-_KEEP_A, _KEEP_V, _EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(eq=False)
@@ -347,12 +345,12 @@ class Block:
 
     def _update(self, gradient: Tensor) -> None:
         """Adam with decoupled weight decay, its epsilon added to the corrected root."""
-        corrected_a, corrected_v = (1 - keep ** (self.steps + 1) for keep in (_KEEP_A, _KEEP_V))
+        corrected_a, corrected_v = (1 - keep ** (self.steps + 1) for keep in (KEEP_A, KEEP_V))
         rates = self.rates[:, self.steps]
         column = lambda values: self.weights.new_tensor(values)[:, None]  # noqa: E731
-        self.a.lerp_(gradient, 1 - _KEEP_A)
-        self.v.mul_(_KEEP_V).addcmul_(gradient, gradient, value=1 - _KEEP_V)
-        root = torch.sqrt(self.v, out=gradient).add_(_EPSILON * corrected_v**0.5)
+        self.a.lerp_(gradient, 1 - KEEP_A)
+        self.v.mul_(KEEP_V).addcmul_(gradient, gradient, value=1 - KEEP_V)
+        root = torch.sqrt(self.v, out=gradient).add_(EPSILON * corrected_v**0.5)
         if self.decays.any():
             self.weights.mul_(column(1 - rates * self.decays))
         self.weights.sub_((self.a * column(rates * corrected_v**0.5 / corrected_a)).div_(root))
@@ -400,35 +398,15 @@ def _check(every: Rows, images: Mapping[str, ImageSet], device: torch.device) ->
 def _trained(every: Rows, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
     family = FAMILIES[every[0]["family"]]
     threads = thread_count(shared)
-    watch = _Watch(len(every), shared.progress)
+    watch = Watch(len(every), shared.progress)
     results = _results(_blocks(every, family, images, shared, threads), family, images, shared, threads)
     try:
         for result in results:
-            watch.finished += 1
             yield result
-            watch.report()
+            watch.report(1)
     finally:
         results.close()
         watch.end()
-
-
-@dataclass
-class _Watch:
-    """What the status line needs to know."""
-
-    networks: int
-    shown: bool
-    started: float = field(default_factory=time.monotonic)
-    finished: int = 0
-
-    def report(self) -> None:
-        if self.shown:
-            hours = (time.monotonic() - self.started) / 3600
-            status_line.report(f"{self.finished} of {self.networks} networks, {self.finished / hours:,.0f} per hour")
-
-    def end(self) -> None:
-        if self.shown:
-            status_line.report("")
 
 
 def _blocks(

@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -35,20 +34,17 @@ import xarray as xr
 from torch import Tensor
 
 from nwslib import space
-from nwslib.population import progress as status_line
 from nwslib.population.blocks import cut, in_threads, thread_count
 from nwslib.population.images import ImageSet
 from nwslib.population.lanes import waves
 from nwslib.population.networks import FAMILIES
-from nwslib.population.shared import Shared, finished, snapshot_steps
+from nwslib.population.shared import EPSILON, KEEP_A, KEEP_V, Shared, Watch, finished, snapshot_steps
 from nwslib.population.slots import rows
 from nwslib.snapshots.layout import Layout
 from nwslib.space import nearest
 
 #: The seed of the one draw that all networks of ``initialization="shared"`` start from.
 SHARED_SEED = 0
-
-_KEEP_A, _KEEP_V, _EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba, 2015
 
 
 @dataclass(frozen=True)
@@ -101,14 +97,16 @@ def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared)
 
 
 def _fitted(every: list[dict[str, Any]], images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
-    threads, watch = thread_count(shared), _Watch(len(every), shared.progress)
-    blocks = _blocks(every, images, shared, threads)
+    threads, watch = thread_count(shared), Watch(len(every), shared.progress)
+    blocks, ratios = _blocks(every, images, shared, threads), []
     fits = in_threads(blocks, lambda block, stop: _fit(block, images, shared, stop), threads)
     try:
         for block, fit in fits:
             for k, row in enumerate(block.every):
                 yield _finished(block, row, fit.weights[k], fit.losses[k], fit.seconds, images, shared)
-            watch.report(fit.losses[:, -1])
+            ratios += signal_to_noise(fit.losses[:, -1]).tolist()
+            sound = np.isfinite(ratios)  # those that diverged have no ratio
+            watch.report(len(fit.losses), f"median {np.median(np.array(ratios)[sound]):.1f} dB" if sound.any() else "")
     finally:
         fits.close()
         watch.end()
@@ -250,10 +248,10 @@ class Adam:
     def stacked_step(self) -> None:
         """Take it with plain operations on stacked tensors, on any device."""
         self.steps += 1
-        rates = (self.rates / (1 - _KEEP_A**self.steps)).to(self.weights)[:, None]
-        self.a.lerp_(self.gradient, 1 - _KEEP_A)
-        self.v.mul_(_KEEP_V).addcmul_(self.gradient, self.gradient, value=1 - _KEEP_V)
-        root = torch.sqrt(self.v, out=self.gradient).mul_((1 - _KEEP_V**self.steps) ** -0.5).add_(_EPSILON)
+        rates = (self.rates / (1 - KEEP_A**self.steps)).to(self.weights)[:, None]
+        self.a.lerp_(self.gradient, 1 - KEEP_A)
+        self.v.mul_(KEEP_V).addcmul_(self.gradient, self.gradient, value=1 - KEEP_V)
+        root = torch.sqrt(self.v, out=self.gradient).mul_((1 - KEEP_V**self.steps) ** -0.5).add_(EPSILON)
         self.weights.sub_(torch.div(self.a, root, out=root).mul_(rates))
 
 
@@ -279,23 +277,3 @@ def _finished(
         label=one.classes[int(one.train_labels[row["image"]])],
         psnr=float(signal_to_noise(losses[-1])),
     )
-
-
-class _Watch:
-    """What the status line says."""
-
-    def __init__(self, networks: int, shown: bool) -> None:
-        self.networks, self.shown, self.started = networks, shown, time.monotonic()
-        self.ratios: list[float] = []
-
-    def report(self, losses: np.ndarray) -> None:
-        self.ratios += signal_to_noise(losses).tolist()
-        if self.shown:
-            rate = len(self.ratios) / (time.monotonic() - self.started)
-            to_go = status_line.duration((self.networks - len(self.ratios)) / rate)
-            words = f"{len(self.ratios)} of {self.networks} networks, {3600 * rate:,.0f} per hour, {to_go} to go"
-            status_line.report(f"{words}, median {median(self.ratios):.1f} dB")
-
-    def end(self) -> None:
-        if self.shown:
-            status_line.report("")

@@ -1,8 +1,9 @@
 """What the trainers of all further families share: their settings, and how a finished network is labelled."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from types import MappingProxyType
@@ -14,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from nwslib import __version__
+from nwslib.population import progress as status_line
 from nwslib.population.device import describe
 from nwslib.snapshots.layout import Layout
 from nwslib.snapshots.schema import COORDINATES, SCHEMA_VERSION
@@ -21,6 +23,9 @@ from nwslib.space import COLUMNS, Column, nearest
 
 #: Fills the second argument with the gradients at the first, both (m, w), and gives the losses (m,).
 Gradient = Callable[[Tensor, Tensor], Tensor]
+
+#: Of Adam: what a step keeps of the gradient's mean, and of its mean square, and what it adds to the root.
+KEEP_A, KEEP_V, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba, 2015
 
 CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
 
@@ -71,6 +76,30 @@ class Shared:
     def mixed(self) -> bool:
         """Whether products are in bfloat16."""
         return self.parameters.get("precision") == "bfloat16"
+
+
+@dataclass
+class Watch:
+    """What the status line says while networks are trained."""
+
+    networks: int
+    shown: bool
+    started: float = field(default_factory=time.monotonic)
+    finished: int = 0
+
+    def report(self, count: int, further: str = "") -> None:
+        """Say that so many more networks have finished, and what else there is to say."""
+        self.finished += count
+        if self.shown:
+            rate = self.finished / (time.monotonic() - self.started)
+            to_go = status_line.duration((self.networks - self.finished) / rate)
+            words = f"{self.finished} of {self.networks} networks, {3600 * rate:,.0f} per hour, about {to_go} to go"
+            status_line.report(words + (further and f", {further}"))
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self.shown:
+            status_line.report("")
 
 
 def snapshot_steps(steps: int, snapshots: int) -> np.ndarray:
