@@ -1,5 +1,6 @@
 """Image networks: fitted in crowds as they would be alone."""
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,8 @@ import torch
 import xarray as xr
 from torch import nn
 
-from nwslib.population import fitting
+from nwslib import space
+from nwslib.population import fitting, images, train
 from nwslib.population.images import ImageSet
 from nwslib.population.networks import siren
 from nwslib.population.shared import Shared
@@ -126,6 +128,18 @@ def test_company_changes_no_bit(networks: dict[int, xr.Dataset]) -> None:
         for number, one in _fitted(shuffled, replace(SHARED, slots=slots)).items():
             for name in ("weights", "train_loss", "psnr"):
                 np.testing.assert_array_equal(one[name].values, networks[number][name].values)
+
+
+def test_a_network_says_what_computed_it() -> None:
+    for collection, fixed, expected in (
+        ("siren", {}, "compiled"),
+        ("kan_image", {"order": 3}, "compiled"),
+        ("kan_image", {"order": 2}, "stacked"),
+    ):
+        design = space.sample(collection, 1, seed=0, dataset="digits", image_size=16, steps=1, **fixed)
+        one = next(train(design, {"digits": images.load("digits", size=16)}, device="cpu", snapshots=2, progress=False))
+        told = {"training": expected, "equality": {"compiled": "exact", "stacked": "agreement"}[expected]}
+        assert json.loads(one.attrs["implementation"]) == told
 
 
 def test_a_network_says_what_it_shows_and_how_well(networks: dict[int, xr.Dataset]) -> None:

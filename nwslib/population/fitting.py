@@ -14,6 +14,8 @@ A network maps a pixel's coordinates to its value. Its *family* is a module of `
     and a tensor (m, w) to fill, it gives each network's mean squared error over pixels and channels, (m,), and fills
     the tensor with the gradient of each. It keeps its buffers and belongs to one thread; the result of a network does
     not depend on its neighbours, but for rounding.
+``compiled(inputs, **architecture) -> bool``
+    Whether that program is compiled, so that a network has the same bits in any company.
 ``at_once(layout, pixels, device) -> int``
     How many networks make a block: as many as were measured to be fast.
 ``to_module(layout, vector, **architecture) -> nn.Module``
@@ -60,11 +62,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a block: weights (m, s, w), and the squared errors of its snapshots, (m, s)."""
+    """What became of a block: weights (m, s, w), squared errors of its snapshots, (m, s), and what computed them."""
 
     weights: np.ndarray
     losses: np.ndarray
     seconds: float
+    implementation: str
 
 
 def fit_rows(design: xr.Dataset, images: Mapping[str, ImageSet], shared: Shared) -> Iterator[xr.Dataset]:
@@ -103,7 +106,7 @@ def _fitted(every: list[dict[str, Any]], images: Mapping[str, ImageSet], shared:
     try:
         for block, fit in fits:
             for k, row in enumerate(block.every):
-                yield _finished(block, row, fit.weights[k], fit.losses[k], fit.seconds, images, shared)
+                yield _finished(block, row, k, fit, images, shared)
             ratios += signal_to_noise(fit.losses[:, -1]).tolist()
             sound = np.isfinite(ratios)  # those that diverged have no ratio
             watch.report(len(fit.losses), f"median {np.median(np.array(ratios)[sound]):.1f} dB" if sound.any() else "")
@@ -201,7 +204,8 @@ def _fit(block: Block, images: Mapping[str, ImageSet], shared: Shared, stop: thr
             kept[:, s], losses[:, s] = weights.float().cpu().numpy(), found.cpu().numpy()
         if step < block.steps:
             adam.step()
-    return Fit(kept, losses, time.monotonic() - started)
+    implementation = "compiled" if block.family.compiled(inputs, **block.architecture) else "stacked"
+    return Fit(kept, losses, time.monotonic() - started, implementation)
 
 
 def _pixels(images: ImageSet, number: int) -> Tensor:
@@ -256,24 +260,20 @@ class Adam:
 
 
 def _finished(
-    block: Block,
-    row: dict[str, Any],
-    weights: np.ndarray,
-    losses: np.ndarray,
-    seconds: float,
-    images: Mapping[str, ImageSet],
-    shared: Shared,
+    block: Block, row: dict[str, Any], k: int, fit: Fit, images: Mapping[str, ImageSet], shared: Shared
 ) -> xr.Dataset:
-    one = images[row["dataset"]]
+    """Describe the k-th network of a block."""
+    one, losses = images[row["dataset"]], fit.losses[k]
     return finished(
         row,
         block.layout,
-        weights,
+        fit.weights[k],
         {"train_loss": losses},
         shared,
         steps=block.steps,
         epochs=snapshot_steps(block.steps, shared.snapshots),
-        seconds=seconds,
+        seconds=fit.seconds,
+        implementation=fit.implementation,
         label=one.classes[int(one.train_labels[row["image"]])],
         psnr=float(signal_to_noise(losses[-1])),
     )

@@ -27,6 +27,9 @@ Gradient = Callable[[Tensor, Tensor], Tensor]
 #: Of Adam: what a step keeps of the gradient's mean, and of its mean square, and what it adds to the root.
 KEEP_A, KEEP_V, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba, 2015
 
+#: How equal networks are in any company, by what computes them.
+EQUALITY: Mapping[str, str] = MappingProxyType({"compiled": "exact", "stacked": "agreement"})
+
 CURVES = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss")
 
 #: What is measured of finished networks that the schema does not know: type, units and meaning.
@@ -129,7 +132,7 @@ def finished(
     epochs: np.ndarray,
     seconds: float,
     kept: np.ndarray | None = None,
-    implementation: Mapping[str, str] = MappingProxyType({"training": "stacked", "equality": "agreement"}),
+    implementation: str = "stacked",
     **further: int | float | str,
 ) -> xr.Dataset:
     """Label a finished network as the schema says: snapshots, curves, row, and what was measured at its end.
@@ -156,7 +159,7 @@ def finished(
     kept
         Shape (s,): the evaluation that belongs to each snapshot, from 0; by default there are as many of both.
     implementation
-        What computed the network, by part, and how equal networks are in any company.
+        What computed the network, a name of `EQUALITY`.
     **further
         What else was measured, by a name of `MEASURED`.
 
@@ -235,14 +238,15 @@ def _end(weights: np.ndarray, epochs: np.ndarray, steps: int) -> dict[str, str]:
     return {"status": "diverged", "reason": f"a weight was not finite after {epochs[np.argmin(sound)]} epochs"}
 
 
-def _attributes(layout: Layout, shared: Shared, implementation: Mapping[str, str]) -> dict[str, str]:
+def _attributes(layout: Layout, shared: Shared, implementation: str) -> dict[str, str]:
+    told = {"training": implementation, "equality": EQUALITY[implementation]}
     return {
         "schema_version": SCHEMA_VERSION,
         "library_version": __version__,
         "protocol_version": shared.protocol,
         "layout": layout.to_json(),
         "parameters": json.dumps(shared.parameters, sort_keys=True),
-        "implementation": json.dumps(dict(implementation), sort_keys=True),
+        "implementation": json.dumps(told, sort_keys=True),
         "device": describe(shared.device),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

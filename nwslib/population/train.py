@@ -58,7 +58,7 @@ class Training:
         What all its networks share: ``precision`` and the version of each image set; in the study's family
         ``max_epochs``, ``options``, and ``updates`` where updates are kept; in the others ``snapshots``.
     implementation
-        What computes them, by name.
+        What computes them, by name, in the study's family; each network of another says it itself.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ def _train_further(
 ) -> Training:
     """Train networks of another family."""
     if design.sizes["model"] == 0:
-        return Training(design, parameters, "stacked", iter(()))
+        return Training(design, parameters, "", iter(()))
     shared = Shared(
         place,
         PRECISIONS[parameters["precision"]],
@@ -240,7 +240,7 @@ def _train_further(
     )
     needed = {name: images[name] for name in space.image_sets(design)}
     train_all = fitting.fit_rows if space.family_of(design).task == "image" else classifying.classify_rows
-    return Training(design, parameters, "stacked", train_all(design, needed, shared))
+    return Training(design, parameters, "", train_all(design, needed, shared))
 
 
 def _refuse(family: space.Family, study: Mapping[str, Any]) -> None:

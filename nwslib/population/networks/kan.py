@@ -221,6 +221,11 @@ def outputs(tensors: Mapping[str, Tensor], inputs: Tensor, *, order: int = ORDER
     return _outputs(tensors, expand(inputs, _grid(tensors, order), order), order).transpose(1, 2)
 
 
+def compiled(inputs: Tensor, *, order: int = ORDER, **architecture: int) -> bool:
+    """Say whether `gradient` is compiled for inputs of this device and precision, and this architecture."""
+    return inputs.device.type == "cpu" and inputs.dtype == torch.float32 and order == 3
+
+
 def gradient(layout: Layout, inputs: Tensor, targets: Tensor, *, order: int = ORDER, **architecture: int) -> Gradient:
     """Prepare the losses of M image networks and their gradients.
 
@@ -241,7 +246,7 @@ def gradient(layout: Layout, inputs: Tensor, targets: Tensor, *, order: int = OR
         On a CPU cubic splines in float32 are compiled: one network after another, each with the same bits in any
         company. All else are stacked tensor operations, whose products may round differently in another company.
     """
-    if inputs.device.type == "cpu" and inputs.dtype == torch.float32 and order == 3:
+    if compiled(inputs, order=order):
         return _compiled(layout, inputs, targets)
     return stacked(layout, inputs, targets, order=order)
 

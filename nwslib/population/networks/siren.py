@@ -123,6 +123,11 @@ def outputs(tensors: Mapping[str, Tensor], inputs: Tensor, frequency: float = 30
     return x
 
 
+def compiled(inputs: Tensor, **architecture: float) -> bool:
+    """Say whether `gradient` is compiled for inputs of this device and precision, and this architecture."""
+    return inputs.device.type == "cpu"
+
+
 def gradient(
     layout: Layout, inputs: Tensor, targets: Tensor, *, frequency: float = 30.0, **architecture: int
 ) -> Gradient:
@@ -147,7 +152,7 @@ def gradient(
         On a CPU compiled, one network after another, each with the same bits in any company; on other devices stacked
         tensor operations, whose products may round differently in another company.
     """
-    if inputs.device.type == "cpu":
+    if compiled(inputs):
         return _compiled(layout, inputs, targets, frequency)
     return stacked(layout, inputs, targets, frequency)
 
