@@ -57,7 +57,7 @@ TASKS_PER_WORKER = 4  # so that the tasks that end last are short
 CROWD = 8  # networks side by side from which on a core works well: a task has as many, where there are enough
 WAITING = 16  # finished networks on the scheduler from which on workers wait for the client
 PATIENCE = 60  # seconds without a network, from which on it matters whether there is a worker at all
-RETURN = 600  # seconds that a worker that was lost may take to come back; Dask itself waits for 15, less than an import
+RETURN = 600  # seconds that a lost worker may take to come back; after 15 Dask itself would close it for good
 HOPELESS = 8  # networks that fail one after the other from which on it is not their fault
 _POLL = 0.1  # seconds
 
